@@ -1,0 +1,88 @@
+"""GPT-2's byte-pair encoding: text -> token ids and back.
+
+The pieces are GPT-2's own: a regular expression cuts text into words, the bytes of a word start as one token each, and
+the 50,000 merges of `assets/vocab.bpe` join neighbouring tokens, earliest merge first. A token's id is its rank:
+256 bytes, then the merges in file order, then 50256 for `<|endoftext|>`. tiktoken does the merging (in Rust, with
+threads); this file only hands it the merge list from the package, so the network is never touched.
+
+Left out: training a vocabulary (read minbpe for that).
+Source: Radford et al. 2019, section 2.2; OpenAI's gpt-2 `encoder.py` for the byte alphabet.
+"""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import tiktoken
+
+from gptft.errors import CheckpointError
+
+VOCAB_BPE = Path(__file__).parent / "assets" / "vocab.bpe"
+VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+
+# Contractions; a run of letters, of digits, or of neither, each with at most one leading space; white space.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+def byte_alphabet():
+    """The 256 bytes in GPT-2's order, each with the printable character that stands for it in vocab.bpe.
+
+    Printable bytes stand for themselves and come first; the 68 others follow as U+0100, U+0101, ...
+    Returns: dict[str, int], character -> byte, in rank order.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def read_merges(path=VOCAB_BPE, sha256=VOCAB_BPE_SHA256):
+    """Read a vocab.bpe file -> dict[bytes, int], token -> rank. Raises CheckpointError if the bytes are not as expected."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"GPT-2's merge list can't be read, {path} ({error.strerror}); restore it from git") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"GPT-2's merge list has changed (sha256 differs), {path}; restore it from git")
+    alphabet = byte_alphabet()
+    ranks = {bytes([b]): rank for rank, b in enumerate(alphabet.values())}
+    for line in content.decode("utf-8").splitlines()[1:]:  # line 0 is "#version: 0.2"
+        pair = line.replace(" ", "")
+        ranks[bytes(alphabet[c] for c in pair)] = len(ranks)
+    return ranks
+
+
+class Tokenizer:
+    """`encode(text) -> list[int]`, `decode(ids) -> str`; `eot` (50256) marks the end of a text.
+
+    Text is only ever text: a literal "<|endoftext|>" in it becomes seven ordinary tokens, never id 50256.
+    """
+
+    VOCAB_SIZE = 50257
+
+    def __init__(self):
+        ranks = read_merges()
+        self.eot = len(ranks)
+        self._encoding = tiktoken.Encoding(
+            name="gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": self.eot}
+        )
+
+    def encode(self, text):
+        """str -> list[int], each below 50256."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts, n_threads=2):
+        """list[str] -> list[list[int]], on `n_threads` threads outside Python's lock."""
+        return self._encoding.encode_ordinary_batch(texts, num_threads=n_threads)
+
+    def decode(self, ids):
+        """list[int] -> str. Bytes that are not UTF-8 (half a character) become U+FFFD."""
+        return self._encoding.decode(ids, errors="replace")
+
+    def decode_bytes(self, ids):
+        """list[int] -> bytes, exactly the bytes the tokens stand for."""
+        return self._encoding.decode_bytes(ids)
+
+    @cached_property
+    def fingerprint(self):
+        """A short name of this vocabulary, for caches of token ids."""
+        return VOCAB_BPE_SHA256[:12]

@@ -1,0 +1,25 @@
+"""What all tests share: the repository on the import path, and the third-party data beside it, where present."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from gptft.tokenizer import Tokenizer
+
+    return Tokenizer()
+
+
+@pytest.fixture
+def shared():
+    """The folder with the real data; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real data in ../shared/data, which is not in the repository")
+    return SHARED
