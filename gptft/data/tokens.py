@@ -1,0 +1,90 @@
+"""Texts tokenised once: all token ids of a split in one flat array, and where each text starts.
+
+A list of Python lists would take 8 to 36 bytes a token; GPT-2's ids fit in 2 (uint16), and one flat array can be
+memory-mapped from disk, so a second start reads nothing it does not use. The cache's name holds a hash of the texts and
+of the vocabulary: a changed text, order or tokenizer gives another name, and a stale cache is never read.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class TokenStore:
+    """`store[i]` -> the ids of text i, (n,) uint16. `lengths` is (N,) int64, `ids` is flat, `offsets` is (N + 1,) int64."""
+
+    def __init__(self, ids, offsets):
+        self.ids = ids
+        self.offsets = offsets
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i):
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self):
+        return np.diff(self.offsets)
+
+    @classmethod
+    def build(cls, texts, tokenizer, cache=None):
+        """Tokenise a list of str, or map the cached result.
+
+        Args: `cache` is a path stem such as `data/imdb/.tokens/train` (two .npy files are written beside it, older ones
+            of the same stem removed), or None for no cache. A folder that can't be written means no cache, not an error.
+        """
+        if cache is None:
+            return cls(*_tokenise(texts, tokenizer))
+        cache = Path(cache)
+        key = _key(texts, tokenizer)
+        ids_file, offsets_file = (cache.with_name(f"{cache.name}-{key}.{part}.npy") for part in ("ids", "offsets"))
+        if not ids_file.exists():  # written last, so its presence means that both are whole
+            ids, offsets = _tokenise(texts, tokenizer)
+            try:
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                stale = [p for p in cache.parent.glob(f"{cache.name}-*.npy") if key not in p.name]
+                _write(offsets_file, offsets)
+                _write(ids_file, ids)
+                for path in stale:
+                    path.unlink(missing_ok=True)
+            except OSError:
+                return cls(ids, offsets)
+        return cls(np.load(ids_file, mmap_mode="r"), np.load(offsets_file))
+
+
+def cache_stem(source, split):
+    """Where the tokens of a split of `--data SOURCE` are cached: beside the data; None for the bundled sample."""
+    path = Path(source)
+    if source == "sample":
+        return None
+    return path / ".tokens" / split if path.is_dir() else path.parent / ".tokens" / f"{path.stem}-{split}"
+
+
+def _tokenise(texts, tokenizer):
+    encoded = tokenizer.encode_batch(texts, n_threads=os.cpu_count() or 1)
+    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
+    flat = np.empty(offsets[-1], dtype=np.uint16)
+    for i, ids in enumerate(encoded):
+        flat[offsets[i] : offsets[i + 1]] = ids
+    return flat, offsets
+
+
+def _key(texts, tokenizer):
+    """16 hex digits over the vocabulary and the texts, each with its length so that no two lists look alike."""
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def _write(path, array):
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as f:
+        np.save(f, array)
+    os.replace(temporary, path)
