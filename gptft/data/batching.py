@@ -1,0 +1,105 @@
+"""Examples -> batches: rows of similar length together, padded on the right to one of a few lengths.
+
+A review of 50 tokens padded to 500 is nine tenths wasted work, so rows are sorted by length within pools of some
+batches, and the batches are then shuffled: order stays random where it matters. Each epoch is a permutation fixed by
+(seed, epoch), so every row is seen exactly once an epoch, and a position in training is just two numbers: a resumed run
+asks for the next step and gets the very batch it would have had. Padded lengths come from a short list, because every
+new shape costs a compiled model a recompilation.
+
+Shapes: B rows, T positions of the padded batch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gptft import distributed
+
+BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # padded lengths, in tokens
+POOL = 32  # batches that are sorted by length together
+
+
+class ClassifierBatch(NamedTuple):
+    """One forward pass of a classifier. `n` counts what the loss sums over (rows), `n_tokens` the real tokens."""
+
+    token_ids: torch.Tensor  # (B, T) int64
+    lengths: torch.Tensor  # (B,) int64, real tokens a row
+    labels: torch.Tensor  # (B,) int64
+    rows: torch.Tensor  # (B,) int64, row numbers in the dataset
+    n: int
+    n_tokens: int
+
+
+def bucket_length(length, limit=None):
+    """The padded length for a longest row of `length` tokens, at most `limit`."""
+    padded = next((bucket for bucket in BUCKETS if bucket >= length), length)
+    return min(padded, limit or padded)
+
+
+def pad(rows, length, value):
+    """list of (n_i,) integer arrays -> (B, length) int64 tensor, filled with `value` on the right."""
+    out = torch.full((len(rows), length), value, dtype=torch.int64)
+    for target, row in zip(out, rows):
+        target[: len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
+    return out
+
+
+def classifier_batch(dataset, rows, pad_id):
+    """Rows of a dataset of (token_ids, label) -> ClassifierBatch."""
+    examples = [dataset[int(row)] for row in rows]
+    lengths = [len(ids) for ids, _ in examples]
+    return ClassifierBatch(
+        token_ids=pad([ids for ids, _ in examples], bucket_length(max(lengths), dataset.max_length), pad_id),
+        lengths=torch.tensor(lengths),
+        labels=torch.tensor([label for _, label in examples]),
+        rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        n=len(rows),
+        n_tokens=sum(lengths),
+    )
+
+
+def epoch_batches(lengths, batch_size, seed, epoch):
+    """The row numbers of each batch of one epoch: list of (batch_size,) int64 arrays, one of them maybe shorter.
+
+    Args: `lengths` (N,) int, in tokens. The same (seed, epoch) gives the same batches, on any machine.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    pools = [order[i : i + POOL * batch_size] for i in range(0, len(order), POOL * batch_size)]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class TrainBatches:
+    """All optimizer steps of a training run: `batches.step(epoch, i)` -> this process's micro-batches of that step.
+
+    Args: `dataset` has `lengths` and makes examples, `collate(dataset, rows, pad_id)` makes a batch of them; TrainOptions
+    give epochs, max_steps, seed, `batch_size` (rows of a step over all processes) and `micro_batch_size` (rows that
+    one process takes at once).
+    """
+
+    def __init__(self, dataset, collate, pad_id, options):
+        self.dataset, self.collate, self.pad_id, self.options = dataset, collate, pad_id, options
+        self.lengths = np.asarray(dataset.lengths)
+        self.steps_per_epoch = -(-len(dataset) // options.batch_size)
+        self.n_steps = min(options.epochs * self.steps_per_epoch, options.max_steps or 2**62)
+        self._epoch, self._batches = None, None
+
+    def step(self, epoch, i):
+        """The micro-batches of step i (from 0) of an epoch (from 0)."""
+        if epoch != self._epoch:
+            batches = epoch_batches(self.lengths, self.options.batch_size, self.options.seed, epoch)
+            self._epoch, self._batches = epoch, batches
+        rows = self._batches[i][distributed.rank() :: distributed.world_size()]
+        size = self.options.micro_batch_size or len(rows)
+        return [self.collate(self.dataset, rows[j : j + size], self.pad_id) for j in range(0, len(rows), size)]
+
+
+def eval_batches(dataset, collate, pad_id, batch_size, rows=None):
+    """Each of `rows` (default: all) exactly once over all processes, in order of length; yields batches."""
+    rows = np.arange(len(dataset)) if rows is None else rows
+    rows = rows[np.argsort(dataset.lengths[rows], kind="stable")][distributed.rank() :: distributed.world_size()]
+    for i in range(0, len(rows), batch_size):
+        yield collate(dataset, rows[i : i + batch_size], pad_id)
