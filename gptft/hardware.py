@@ -1,0 +1,128 @@
+"""Where and how to compute: the device, the precision of matrix products, and whether to compile.
+
+`auto` takes the fastest choice that is known to be right on this machine and gives its reason, so a log always says
+what was used. Weights, their gradients and the optimizer stay in float32; only matrix products run in the lower
+precision (autocast). fp16 has a narrow range, so its loss is scaled up before the backward pass (GradScaler).
+
+Source: torch.amp documentation; Micikevicius et al. 2018 (mixed precision, loss scaling).
+"""
+
+import contextlib
+import importlib.util
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`device` as torch names it, `precision` (fp32, bf16 or fp16), `compile`, and `why`: one line for people."""
+
+    device: str
+    precision: str
+    compile: bool
+    why: str
+
+    @property
+    def type(self):
+        return self.device.split(":")[0]
+
+    def autocast(self):
+        """A context in which matrix products run in `precision`."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+
+    def scaler(self):
+        """Loss scaling: real for fp16, a no-op otherwise."""
+        return torch.amp.GradScaler(self.type, enabled=self.precision == "fp16")
+
+    def put(self, batch):
+        """A NamedTuple of tensors (and plain numbers) -> the same on the device; copies to CUDA don't make the CPU wait."""
+
+        def move(value):
+            if not isinstance(value, torch.Tensor) or self.type == "cpu":
+                return value
+            return value.pin_memory().to(self.device, non_blocking=True) if self.type == "cuda" else value.to(self.device)
+
+        return type(batch)(*map(move, batch))
+
+
+@contextlib.contextmanager
+def evaluating(model, hardware):
+    """Eval mode, no gradients, the run's precision; afterwards the model is back in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), hardware.autocast():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def choose_hardware(device="auto", precision="auto", compile="auto", n_steps=None):
+    """The three flags -> Hardware. Raises UserError for something this machine lacks.
+
+    `n_steps` is how many optimizer steps are to come: compiling takes a minute, which a short run never earns back.
+    """
+    device, device_why = _choose_device(device)
+    precision, precision_why = _choose_precision(device, precision)
+    compile, compile_why = _choose_compile(device, compile, n_steps)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # tf32 for the products that autocast leaves in float32
+    words = "compiled" if compile else "not compiled"
+    why = f"{device} ({device_why}), {precision} ({precision_why}), {words} ({compile_why})"
+    return Hardware(device, precision, compile, why)
+
+
+def _choose_device(name):
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name != "auto":
+        if not has[name]:
+            raise UserError(f"--device {name}: this machine, or this build of torch, has none; use --device auto")
+        return name, "as asked"
+    for name in ("cuda", "mps"):
+        if has[name]:
+            return name, "found"
+    return "cpu", f"{torch.get_num_threads()} threads, no GPU"
+
+
+def _choose_precision(device, name):
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)  # True for emulation, too, unless told otherwise
+        best = ("bf16", "native on this GPU") if native else ("fp16", "this GPU lacks native bf16")
+    elif device == "cpu":
+        best = ("bf16", "native on this CPU") if _cpu_has_bf16() else ("fp32", "this CPU lacks native bf16")
+    else:
+        best = ("fp32", "the safe choice on mps")
+    return best if name == "auto" else (name, "as asked")
+
+
+def _cpu_has_bf16():
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _choose_compile(device, name, n_steps):
+    if device == "cuda":
+        able, missing = importlib.util.find_spec("triton") is not None, "triton is not installed"
+    else:
+        able, missing = any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), "no C++ compiler found"
+    able, missing = (False, "not on this system") if sys.platform == "win32" and device == "cpu" else (able, missing)
+    if name == "on":
+        return able, "as asked" if able else f"asked for, but {missing}"
+    if name == "off":
+        return False, "as asked"
+    if device != "cuda":
+        return False, "it does not pay on this device"
+    if n_steps is not None and n_steps < 300:
+        return False, f"too few steps, {n_steps}, to earn it back"
+    return able, "pays over many steps" if able else missing
