@@ -42,12 +42,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main):
-    """Wrap `main(argv=None)` so that it returns an exit code: 0, 2 for a user's error, 128 + n for signal n."""
+    """Wrap `main(argv)` so that it returns an exit code: 0, 2 for a user's error, 128 + n for signal n.
+
+    Called without arguments it takes those of the command line.
+    """
 
     @functools.wraps(main)
     def guarded(argv=None):
         try:
-            main(argv)
+            main(sys.argv[1:] if argv is None else list(argv))
             return 0
         except UserError as error:
             return _fail(str(error))
@@ -63,10 +66,17 @@ def command(main):
         except OSError as error:
             where = f", {error.filename}" if error.filename else ""
             return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the free disk space")
-        except MemoryError:
-            return _fail("out of memory; try a smaller --batch-size, --micro-batch-size or --max-length")
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return _fail("out of memory; try a smaller --micro-batch-size or --max-length, or --checkpoint-activations")
 
     return guarded
+
+
+def _is_out_of_memory(error):
+    """torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _fail(message):

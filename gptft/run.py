@@ -17,7 +17,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from gptft.errors import CheckpointError, UserError
@@ -76,10 +75,10 @@ class Run:
         write_text(self.folder / FINISHED, json.dumps(results, indent=2) + "\n")
 
 
-def open_run(folder, options, resume=False, overwrite=False, argv=None):
+def open_run(folder, command, options, resume=False, overwrite=False):
     """Create or reopen a run folder -> Run.
 
-    Args: `options` (a dict) goes into run.json together with the command line `argv` (default: sys.argv).
+    Args: `command` (a list of words, as typed) and `options` (a dict) go into run.json.
     Raises UserError if the folder holds results or a resumable state and neither `resume` nor `overwrite` is given, if
     there is nothing to resume, or if it holds files of something else. `overwrite` deletes only what a run writes.
     """
@@ -94,7 +93,7 @@ def open_run(folder, options, resume=False, overwrite=False, argv=None):
     if not resume:
         for path in [run.folder / name for name in WRITES] + [run.state_file]:
             path.unlink(missing_ok=True)
-        record = {"command": shlex.join(["python", *(argv or sys.argv)]), "options": options, "seed": options.get("seed")}
+        record = {"command": shlex.join(command), "options": options, "seed": options.get("seed")}
         write_text(run.folder / "run.json", json.dumps(record | _surroundings(), indent=2) + "\n")
     return run
 

@@ -11,7 +11,7 @@ from gptft.run import open_run
 
 
 def test_run_json_holds_the_command_and_the_surroundings(tmp_path):
-    open_run(tmp_path / "run", {"epochs": 3, "seed": 5}, argv=["scripts/x.py", "--data", "my file.csv"])
+    open_run(tmp_path / "run", ["python", "scripts/x.py", "--data", "my file.csv"], {"epochs": 3, "seed": 5})
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["command"] == "python scripts/x.py --data 'my file.csv'"
     assert record["options"] == {"epochs": 3, "seed": 5} and record["seed"] == 5
@@ -20,16 +20,16 @@ def test_run_json_holds_the_command_and_the_surroundings(tmp_path):
 
 
 def test_finished_or_resumable_run_is_refused(tmp_path):
-    run = open_run(tmp_path / "a", {})
-    open_run(tmp_path / "a", {})  # died before its first save: starts over
+    run = open_run(tmp_path / "a", [], {})
+    open_run(tmp_path / "a", [], {})  # died before its first save: starts over
     run.save_state({"step": 1})
     with pytest.raises(UserError, match="a resumable state.*--resume, --overwrite"):
-        open_run(tmp_path / "a", {})
-    assert open_run(tmp_path / "a", {}, resume=True).load_state()["step"] == 1
+        open_run(tmp_path / "a", [], {})
+    assert open_run(tmp_path / "a", [], {}, resume=True).load_state()["step"] == 1
     run.write_results({})
     with pytest.raises(UserError, match="results"):
-        open_run(tmp_path / "a", {})
-    open_run(tmp_path / "a", {}, overwrite=True)
+        open_run(tmp_path / "a", [], {})
+    open_run(tmp_path / "a", [], {}, overwrite=True)
     assert not run.state_file.exists() and not (run.folder / "results.json").exists()
 
 
@@ -38,27 +38,27 @@ def test_overwrite_deletes_only_what_a_run_writes(tmp_path):
     (tmp_path / "thesis.txt").write_text("years", encoding="utf-8")
     for flags in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(UserError):
-            open_run(tmp_path, {}, **flags)
-    run = open_run(tmp_path / "run", {})
+            open_run(tmp_path, [], {}, **flags)
+    run = open_run(tmp_path / "run", [], {})
     (run.folder / "notes.txt").write_text("mine", encoding="utf-8")
-    open_run(run.folder, {}, overwrite=True)
+    open_run(run.folder, [], {}, overwrite=True)
     assert (run.folder / "notes.txt").exists() and (tmp_path / "thesis.txt").exists()
 
 
 def test_nothing_to_resume(tmp_path):
-    for prepare in (lambda: None, lambda: open_run(tmp_path / "a", {})):
+    for prepare in (lambda: None, lambda: open_run(tmp_path / "a", [], {})):
         prepare()
         with pytest.raises(UserError, match="nothing to resume"):
-            open_run(tmp_path / "a", {}, resume=True)
+            open_run(tmp_path / "a", [], {}, resume=True)
     with pytest.raises(UserError, match="exclude each other"):
-        open_run(tmp_path / "a", {}, resume=True, overwrite=True)
+        open_run(tmp_path / "a", [], {}, resume=True, overwrite=True)
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="is a file"):
-        open_run(tmp_path / "file", {})
+        open_run(tmp_path / "file", [], {})
 
 
 def test_loading_the_log_back_to_the_saved_position(tmp_path):
-    run = open_run(tmp_path / "a", {})
+    run = open_run(tmp_path / "a", [], {})
     run.log({"step": 1})
     run.save_state({"step": 1})
     run.log({"step": 2})
@@ -72,7 +72,7 @@ def test_state_that_would_run_code_is_refused(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "pwned"), "w"))
 
-    run = open_run(tmp_path / "a", {})
+    run = open_run(tmp_path / "a", [], {})
     run.state_file.parent.mkdir()
     torch.save({"metrics_bytes": 0, "x": Evil()}, run.state_file)
     with pytest.raises(CheckpointError):

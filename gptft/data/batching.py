@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gptft import distributed
+from gptft.data.tokens import IGNORED
 
 BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # padded lengths, in tokens
 POOL = 32  # batches that are sorted by length together
@@ -26,6 +27,21 @@ class ClassifierBatch(NamedTuple):
     token_ids: torch.Tensor  # (B, T) int64
     lengths: torch.Tensor  # (B,) int64, real tokens a row
     labels: torch.Tensor  # (B,) int64
+    rows: torch.Tensor  # (B,) int64, row numbers in the dataset
+    n: int
+    n_tokens: int
+
+
+class LMBatch(NamedTuple):
+    """One forward pass of a language model. `n` counts the tokens that are learned, `n_tokens` the real ones.
+
+    `learned` says where: entry p = row * T + t stands for position t of a row, whose logits are judged by the label of
+    the next position, labels.flatten()[p + 1]. So the labels are not shifted, and the first of a row is never learned.
+    """
+
+    token_ids: torch.Tensor  # (B, T) int64
+    labels: torch.Tensor  # (B, T) int64, -100 where nothing is learned
+    learned: torch.Tensor  # (n,) int64, ascending
     rows: torch.Tensor  # (B,) int64, row numbers in the dataset
     n: int
     n_tokens: int
@@ -55,6 +71,23 @@ def classifier_batch(dataset, rows, pad_id):
         labels=torch.tensor([label for _, label in examples]),
         rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         n=len(rows),
+        n_tokens=sum(lengths),
+    )
+
+
+def lm_batch(dataset, rows, pad_id):
+    """Rows of a dataset of (token_ids, labels), labels aligned and -100 where nothing is learned -> LMBatch."""
+    examples = [dataset[int(row)] for row in rows]
+    lengths = [len(ids) for ids, _ in examples]
+    T = bucket_length(max(lengths), dataset.max_length)
+    labels = pad([labels for _, labels in examples], T, IGNORED)  # never by pad_id, which is learned where it ends a text
+    row, t = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    return LMBatch(
+        token_ids=pad([ids for ids, _ in examples], T, pad_id),
+        labels=labels,
+        learned=row * T + t,
+        rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        n=len(row),
         n_tokens=sum(lengths),
     )
 

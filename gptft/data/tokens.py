@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+IGNORED = -100  # the label of a token that is not learned; torch's cross-entropy skips it, too
+
 
 class TokenStore:
     """`store[i]` -> the ids of text i, (n,) uint16. `lengths` is (N,) int64, `ids` is flat, `offsets` is (N + 1,) int64."""
