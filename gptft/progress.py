@@ -1,0 +1,49 @@
+"""What a person sees while a model trains: one line that renews itself on a terminal, plain lines in a file."""
+
+import sys
+import time
+
+
+def duration(seconds):
+    """Seconds -> "42 s", "3 m 20 s" or "1 h 05 m"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} m {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} m"
+
+
+class Progress:
+    """Prints a training run's state. `n_steps` counts optimizer steps, `start` those done before (a resumed run)."""
+
+    def __init__(self, n_steps, start=0, stream=None):
+        self.stream = stream or sys.stdout
+        self.live = self.stream.isatty()
+        self.n_steps, self.start = n_steps, start
+        self.began = self.printed = time.monotonic()
+        self.width = 0
+
+    def update(self, step, epoch, loss, rate, tokens_per_second):
+        """Show the state after `step` steps. In a file, a line every 10 seconds at most."""
+        now = time.monotonic()
+        if not self.live and now - self.printed < 10 and step < self.n_steps:
+            return
+        self.printed = now
+        left = (now - self.began) / max(1, step - self.start) * (self.n_steps - step)
+        text = (f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}  rate {rate:.1e}  "
+                f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left")  # fmt: skip
+        if self.live:
+            self.stream.write("\r" + text.ljust(self.width))
+            self.width = len(text)
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def say(self, text):
+        """Print a line that stays."""
+        if self.live and self.width:
+            self.stream.write("\r" + " " * self.width + "\r")
+            self.width = 0
+        self.stream.write(text + "\n")
+        self.stream.flush()

@@ -1,0 +1,246 @@
+"""The training loop: one `fit()` for every task.
+
+A step takes a batch, computes the loss, its gradient, and lets AdamW move the weights. Three things around it decide
+whether the numbers can be trusted:
+
+- The loss is a sum, and the sum is divided once by the count of the whole step. Splitting a batch into micro-batches
+  (gradient accumulation) or over processes then changes nothing, however unequal the parts are.
+- The state that is saved is complete: weights, optimizer, loss scaler, random generators, position, best so far. A run
+  that was stopped and resumed ends with the same weights as one that was not.
+- The loss is looked at (which makes a GPU wait) only every few steps, and always before anything is evaluated or
+  saved, so a loss that is not a number never reaches a checkpoint.
+
+Left out: everything that belongs to a task (data, loss, evaluation comes in as functions) and sharded models.
+Source: Goyal et al. 2017, section 3 (accumulation and normalisation); torch.amp's documentation for the scaler's order.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from gptft import distributed
+from gptft.errors import Interrupted, UserError
+from gptft.hardware import evaluating
+from gptft.optim import build_optimizer, learning_rate
+from gptft.pretrained import save_model
+from gptft.progress import Progress, duration
+
+# Options that may differ between a run and its resumption: they change where and when, not what is computed.
+FREE_TO_CHANGE = {"resume", "overwrite", "out", "save_every", "device", "log_every"}
+
+
+@dataclass
+class FitResult:
+    """What `fit` did: steps in all, seconds and real tokens of training of this call, the best evaluation and its step."""
+
+    steps: int
+    seconds: float
+    tokens: int
+    best: dict
+    best_step: int
+    skipped: int  # steps the fp16 scaler threw away
+
+
+def fit(model, batches, loss, evaluate, score, options, hardware, run):
+    """Train `model` in place, keeping the best weights in the run folder -> FitResult.
+
+    Args:
+        model: a GPT2 or GPT2Classifier on the device.
+        batches: TrainBatches, or what has its `n_steps`, `steps_per_epoch` and `step(epoch, i)`.
+        loss: (model, micro-batch on the device) -> scalar tensor, the SUM of the losses.
+        evaluate: (model in eval mode) -> dict of metrics on val, with "loss".
+        score: (that dict) -> a tuple that is larger for a better model.
+        options: TrainOptions with every value filled in. hardware: Hardware. run: Run.
+    Raises UserError for a loss that is not finite; Interrupted after Ctrl-C or SIGTERM, with the state saved.
+    """
+    trainer = _Trainer(model, batches, loss, options, hardware, run)
+    if options.resume:
+        trainer.load()
+    progress = Progress(trainer.n_steps, trainer.step)
+    with _Signals() as signals:
+        while trainer.step < trainer.n_steps and not trainer.out_of_patience():
+            trainer.train_step()
+            last = trainer.step == trainer.n_steps
+            if last or trainer.step % options.log_every == 0:
+                trainer.drain(progress)
+            if last or trainer.step % trainer.eval_every == 0:
+                trainer.evaluate(evaluate, score, progress)
+            if last or trainer.step % trainer.save_every == 0 or signals.received:
+                trainer.drain(progress)
+                trainer.save()
+            if signals.received:
+                raise Interrupted(f"stopped at step {trainer.step}; continue with --resume", signals.received)
+    return FitResult(trainer.step, trainer.seconds, trainer.tokens, trainer.best, trainer.best_step, trainer.skipped)
+
+
+class _Trainer:
+    """The state of a run and the things done to it."""
+
+    def __init__(self, model, batches, loss, options, hardware, run):
+        self.model, self.batches, self.loss = model, batches, loss
+        self.options, self.hardware, self.run = options, hardware, run
+        self.optimizer = build_optimizer(model, options, hardware.type)
+        self.scaler = hardware.scaler()
+        # What is called in a step: the model, compiled and wrapped for several processes; its weights are the model's own.
+        self.module = torch.compile(model, dynamic=True) if hardware.compile else model
+        if distributed.world_size() > 1:
+            self.module = DistributedDataParallel(self.module)
+        self.n_steps = batches.n_steps
+        self.eval_every = options.eval_every or batches.steps_per_epoch
+        self.save_every = options.save_every or self.eval_every
+        self.step = self.skipped = self.tokens = self.best_step = 0
+        self.seconds = 0.0
+        self.best, self.best_score, self.evals_since_best = {}, None, 0
+        self.pending, self.pending_since = [], 0.0  # (step, loss, gradient norm, rate, tokens) not yet looked at
+
+    def train_step(self):
+        """One optimizer step."""
+        if not self.pending:
+            self.pending_since = time.perf_counter()
+        epoch, i = divmod(self.step, self.batches.steps_per_epoch)
+        micro_batches = self.batches.step(epoch, i)
+        counts = torch.tensor([sum(b.n for b in micro_batches), sum(b.n_tokens for b in micro_batches)])
+        if distributed.world_size() > 1:
+            counts = distributed.sum_over_processes(counts.to(self.hardware.device))
+        n, n_tokens = counts.tolist()
+        rate = learning_rate(self.step, self.n_steps, self.options)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = self._backward(micro_batches, n)
+        self.scaler.unscale_(self.optimizer)  # before clipping, which must see the true gradient
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.pending.append((self.step, total, norm, rate, n_tokens))
+
+    def _backward(self, micro_batches, n):
+        """Add up the gradient of the step's mean loss; returns that loss, still on the device."""
+        self.model.train()
+        total = torch.zeros((), device=self.hardware.device)
+        for k, batch in enumerate(micro_batches):
+            last = k == len(micro_batches) - 1
+            # Several processes exchange gradients once a step, in the last backward pass.
+            wait = contextlib.nullcontext() if last or distributed.world_size() == 1 else self.module.no_sync()
+            with wait:
+                with self.hardware.autocast():
+                    # A step with nothing to learn has n = 0 and loss 0: its gradient is 0, not 0/0.
+                    part = self.loss(self.module, self.hardware.put(batch)) / max(n, 1)
+                # DistributedDataParallel takes the mean over processes; the sum is wanted.
+                self.scaler.scale(part * distributed.world_size()).backward()
+            total += part.detach()
+        return distributed.sum_over_processes(total)
+
+    def drain(self, progress):
+        """Look at the losses since the last time: stop if one is not finite, else log and show them."""
+        if not self.pending:
+            return
+        losses = torch.stack([loss for _, loss, *_ in self.pending]).tolist()
+        norms = torch.stack([norm for _, _, norm, *_ in self.pending]).tolist()
+        for (step, *_), loss, norm in zip(self.pending, losses, norms):
+            if not math.isfinite(norm) and math.isfinite(loss) and self.scaler.is_enabled():
+                self.skipped += 1  # the scaler saw the overflow, skipped the step and lowered its scale
+            elif not (math.isfinite(loss) and math.isfinite(norm)):
+                self._stop_at(step, loss, norm)
+        tokens, seconds = sum(p[4] for p in self.pending), time.perf_counter() - self.pending_since
+        self.tokens += tokens
+        self.seconds += seconds
+        step, _, _, rate, _ = self.pending[-1]
+        epoch = (step - 1) / self.batches.steps_per_epoch
+        mean_loss = sum(losses) / len(losses)
+        self.pending = []
+        if distributed.is_main():
+            self.run.log({"step": step, "epoch": round(epoch, 4), "loss": mean_loss, "learning_rate": rate,
+                          "grad_norm": norms[-1], "tokens_per_second": round(tokens / seconds, 1),
+                          "seconds": round(self.seconds, 2)})  # fmt: skip
+            progress.update(step, int(epoch) + 1, mean_loss, rate, tokens / seconds)
+
+    def _stop_at(self, step, loss, norm):
+        epoch, i = divmod(step - 1, self.batches.steps_per_epoch)
+        raise UserError(f"the loss ({loss}) or its gradient ({norm}) is not finite at step {step} (epoch {epoch + 1}, "
+                        f"batch {i + 1}); the last good weights are kept in {self.run.folder}; lower --learning-rate, "
+                        "or use --precision fp32")  # fmt: skip
+
+    def evaluate(self, evaluate, score, progress):
+        """Evaluate on val; keep the weights if they are the best so far."""
+        self.drain(progress)
+        began = time.perf_counter()
+        with evaluating(self.model, self.hardware):
+            metrics = evaluate(self.model)
+        value = score(metrics)
+        better = self.best_score is None or value > self.best_score
+        if better:
+            self.best, self.best_score, self.best_step, self.evals_since_best = metrics, value, self.step, 0
+        else:
+            self.evals_since_best += 1
+        if distributed.is_main():
+            if better:
+                save_model(self.model, self.run.folder)
+            self.run.log({"step": self.step, "val": metrics})
+            shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
+            mark = "  (best)" if better else ""
+            progress.say(f"step {self.step:>5,}  val {shown}  in {duration(time.perf_counter() - began)}{mark}")
+
+    def out_of_patience(self):
+        return 0 < self.options.patience <= self.evals_since_best
+
+    def save(self):
+        """Write all that `load` needs."""
+        if not distributed.is_main():
+            return
+        cuda = torch.cuda.get_rng_state_all() if self.hardware.type == "cuda" else []
+        self.run.save_state({
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(), "cuda_rng": cuda,
+            "options": dataclasses.asdict(self.options), "step": self.step, "tokens": self.tokens,
+            "seconds": self.seconds, "skipped": self.skipped, "best": self.best, "best_step": self.best_step,
+            "best_score": self.best_score and list(self.best_score), "evals_since_best": self.evals_since_best,
+        })  # fmt: skip
+
+    def load(self):
+        """Continue from the saved state. Raises UserError if an option that changes the result is another one now."""
+        state = self.run.load_state()
+        now = dataclasses.asdict(self.options)
+        changed = [k for k in now if k not in FREE_TO_CHANGE and state["options"].get(k) != now[k]]
+        if changed:
+            said = ", ".join(f"--{k.replace('_', '-')} was {state['options'].get(k)}, is {now[k]}" for k in changed)
+            raise UserError(f"can't resume with other options ({said}), {self.run.folder}; use the run's own, in run.json")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if self.hardware.type == "cuda":
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        for name in ("step", "tokens", "seconds", "skipped", "best", "best_step", "evals_since_best"):
+            setattr(self, name, state[name])
+        self.best_score = state["best_score"] and tuple(state["best_score"])
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM ask the loop to stop after the current step; a second Ctrl-C stops at once."""
+
+    def __enter__(self):
+        self.received = None
+        self.previous = {}
+        try:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.previous[signum] = signal.signal(signum, self._receive)
+        except ValueError:  # signals can be set in the main thread only; elsewhere the default stays
+            pass
+        return self
+
+    def _receive(self, signum, frame):
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signum
+
+    def __exit__(self, *_):
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,254 @@
+"""The training loop: exact accumulation, exact resume, equal results in every precision, and what stops it."""
+
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from gptft import trainer
+from gptft.classifier import GPT2Classifier, classification_loss
+from gptft.config import GPT2Config, TrainOptions
+from gptft.data.batching import TrainBatches, classifier_batch
+from gptft.errors import CheckpointError, Interrupted, UserError
+from gptft.hardware import Hardware, choose_hardware, evaluating
+from gptft.metrics import classification_metrics
+from gptft.predict import log_probabilities
+from gptft.pretrained import load_model
+from gptft.run import open_run
+from gptft.trainer import fit
+
+FP32 = Hardware("cpu", "fp32", False, "test")
+
+
+class Toy:
+    """Rows of random ids and random length; a row is of class 1 if token 1 occurs in it more often than token 2."""
+
+    max_length = 24
+
+    def __init__(self, n, seed=0):
+        rng = np.random.default_rng(seed)
+        self.rows = [rng.integers(1, 3, size=rng.integers(3, 24)).astype(np.uint16) for _ in range(n)]
+        self.labels = np.array([int((row == 1).sum() > (row == 2).sum()) for row in self.rows])
+        self.lengths = np.array([len(row) for row in self.rows])
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i], int(self.labels[i])
+
+
+def toy_model(dropout=0.0, seed=0, n_layer=2):
+    torch.manual_seed(seed)
+    config = GPT2Config(vocab_size=5, n_positions=24, n_embd=16, n_layer=n_layer, n_head=2, dropout=dropout)
+    return GPT2Classifier(config, pooling="mean")
+
+
+def train(folder, model=None, hardware=FP32, on_eval=None, loss=classification_loss, **options):
+    """Fit a toy classifier in `folder` -> (model, FitResult)."""
+    defaults = dict(epochs=3, batch_size=8, learning_rate=3e-3, weight_decay=0.1, dropout=0.0, max_length=24, log_every=2)
+    options = TrainOptions(**{**defaults, **options})
+    model = model or toy_model()
+    train_set, val_set = Toy(61), Toy(40, seed=1)
+    torch.manual_seed(7)
+
+    def evaluate(model):
+        if on_eval:
+            on_eval(model)
+        return classification_metrics(val_set.labels, log_probabilities(model, val_set, 0, hardware))
+
+    run = open_run(folder, ["test"], {"seed": 0}, options.resume, options.overwrite)
+    batches = TrainBatches(train_set, classifier_batch, 0, options)
+    fitted = fit(model, batches, loss, evaluate, lambda m: (m["accuracy"], -m["loss"]), options, hardware, run)
+    return model, fitted
+
+
+def read_log(folder, kind="loss"):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if kind in row]
+
+
+def equal_weights(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_four_micro_batches_of_two_equal_one_batch_of_eight():
+    # Averages of averages weigh short rows wrongly; sums and one count do not. Float64 leaves only rounding.
+    data, gradients = Toy(8, seed=3), []
+    for size in (8, 2, 3):
+        model = toy_model().double()
+        torch.nn.init.normal_(model.score.weight)
+        options = TrainOptions(epochs=1, batch_size=8, micro_batch_size=size)
+        for batch in TrainBatches(data, classifier_batch, 0, options).step(0, 0):
+            logits = model(batch.token_ids, batch.lengths)
+            (torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum") / 8).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    for other in gradients[1:]:
+        assert (other - gradients[0]).abs().max() < 1e-10
+
+
+def test_the_trainer_itself_accumulates_exactly(tmp_path):
+    # Through fit(): one step of 8 rows with plain gradient descent's view, the weights after AdamW.
+    whole, _ = train(tmp_path / "a", toy_model().double(), max_steps=3)
+    parts, _ = train(tmp_path / "b", toy_model().double(), max_steps=3, micro_batch_size=3)
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)  # the loss itself is float32
+    assert [r["loss"] for r in read_log(tmp_path / "a")] == pytest.approx([r["loss"] for r in read_log(tmp_path / "b")])
+
+
+def test_it_learns_and_keeps_the_best_weights(tmp_path):
+    model, fitted = train(tmp_path / "run", epochs=20)
+    assert fitted.best["accuracy"] >= 0.9
+    vals = read_log(tmp_path / "run", "val")
+    assert fitted.best == max((v["val"] for v in vals), key=lambda m: (m["accuracy"], -m["loss"]))
+    assert fitted.best_step == next(v["step"] for v in vals if v["val"] == fitted.best)
+    # The folder holds that model, not the last one.
+    val_set, best = Toy(40, seed=1), load_model(tmp_path / "run")
+    with evaluating(best, FP32):
+        again = classification_metrics(val_set.labels, log_probabilities(best, val_set, 0, FP32))
+    assert again["loss"] == pytest.approx(fitted.best["loss"], abs=1e-6)
+
+
+def test_log_shows_each_step_once_with_its_rate(tmp_path):
+    _, fitted = train(tmp_path / "run", log_every=1, epochs=2, warmup=0.0)
+    rows = read_log(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 17)) and fitted.steps == 16
+    assert [row["learning_rate"] for row in rows] == pytest.approx([3e-3 * (1 - i / 16) for i in range(16)])
+    assert rows[7]["epoch"] < 1 <= rows[8]["epoch"] and fitted.tokens == 2 * Toy(61).lengths.sum()
+
+
+@pytest.mark.parametrize("precision, compile", [("bf16", False), ("fp16", False), ("bf16", True)])
+def test_lower_precision_and_compile_train_to_the_same_loss(tmp_path, precision, compile):
+    # The paths that CUDA uses, exercised on a CPU: autocast, GradScaler, torch.compile with dynamic shapes.
+    hardware = choose_hardware("cpu", precision, "on" if compile else "off")
+    if compile and not hardware.compile:
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    reference = [row["loss"] for row in train_and_log(tmp_path / "fp32", FP32)]
+    losses = [row["loss"] for row in train_and_log(tmp_path / "other", hardware)]
+    assert len(losses) == len(reference) and np.mean(losses[-4:]) == pytest.approx(np.mean(reference[-4:]), rel=0.02)
+
+
+def train_and_log(folder, hardware):
+    train(folder, toy_model(n_layer=1), hardware, epochs=2, learning_rate=1e-3)
+    return read_log(folder)
+
+
+def test_fp16_overflow_skips_the_step_and_lowers_the_scale(tmp_path):
+    # The scale starts at 65536; a loss times 1e3 overflows the first gradients, which must not count as an error.
+    hardware = Hardware("cpu", "fp16", False, "test")
+    model = toy_model()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.mul_(300)
+        model.score.weight.normal_()
+    _, fitted = train(tmp_path / "run", model, hardware, log_every=1)
+    assert 0 < fitted.skipped < fitted.steps and all(p.isfinite().all() for p in model.parameters())
+
+
+def test_evaluation_leaves_training_as_it_was(tmp_path):
+    # Evaluating twice as often must change nothing: same dropout, same weights; and it happens in eval mode.
+    modes = []
+    often, _ = train(tmp_path / "a", toy_model(0.2), eval_every=1, on_eval=lambda m: modes.append(m.training))
+    rarely, _ = train(tmp_path / "b", toy_model(0.2))
+    assert equal_weights(often, rarely) and modes and not any(modes) and often.training
+
+
+def signal_after(steps, signum, monkeypatch):
+    """Let this process get a signal at the end of a step."""
+    step_once = trainer._Trainer.train_step
+
+    def step_and_signal(self):
+        step_once(self)
+        if self.step == steps:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(trainer._Trainer, "train_step", step_and_signal)
+
+
+@pytest.mark.parametrize("stop", [3, 8, 11])
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch, stop):
+    # Dropout on, mid-epoch, with accumulation: weights, log and best must equal those of the run that never stopped.
+    settings = dict(micro_batch_size=3, eval_every=3, save_every=3, log_every=1)
+    straight, fitted = train(tmp_path / "straight", toy_model(0.3), **settings)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"step {stop}") as stopped:
+        signal_after(stop, signal.SIGTERM, patch)
+        train(tmp_path / "resumed", toy_model(0.3), **settings)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    resumed, again = train(tmp_path / "resumed", toy_model(0.3, seed=5), resume=True, **settings)
+    assert equal_weights(straight, resumed) and equal_weights(*(load_model(tmp_path / n) for n in ("straight", "resumed")))
+    assert (again.best, again.best_step, again.steps, again.tokens) == (fitted.best, fitted.best_step, fitted.steps, fitted.tokens)
+    logs = [[(row["step"], row.get("loss"), row.get("val")) for row in read_log(tmp_path / n, "step")] for n in ("straight", "resumed")]
+    assert logs[0] == logs[1]
+
+
+def test_resume_after_a_crash_repeats_from_the_last_save(tmp_path, monkeypatch):
+    # Killed two steps after a save: the log is cut back to the save, and nothing stands in it twice.
+    settings = dict(save_every=4, eval_every=4, log_every=1)
+    straight, _ = train(tmp_path / "straight", toy_model(0.3), **settings)
+
+    class Killed(BaseException):
+        pass
+
+    def die(self):
+        if self.step == 6:
+            raise Killed
+        step_once(self)
+
+    step_once = trainer._Trainer.train_step
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer._Trainer, "train_step", die)
+        train(tmp_path / "crashed", toy_model(0.3), **settings)
+    resumed, _ = train(tmp_path / "crashed", toy_model(0.3), resume=True, **settings)
+    assert equal_weights(straight, resumed)
+    assert [row["step"] for row in read_log(tmp_path / "crashed")] == list(range(1, 25))
+
+
+def test_resuming_with_other_options_names_the_difference(tmp_path):
+    train(tmp_path / "run", max_steps=4, save_every=2)
+    with pytest.raises(UserError, match="--learning-rate was 0.003, is 0.1"):
+        train(tmp_path / "run", max_steps=4, save_every=2, learning_rate=0.1, resume=True)
+
+
+def test_damaged_state_is_one_clear_error(tmp_path):
+    train(tmp_path / "run", max_steps=2)
+    state = tmp_path / "run" / "last" / "state.pt"
+    content = state.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"not a state"):
+        state.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="state.pt"):
+            train(tmp_path / "run", max_steps=2, resume=True)
+
+
+def test_saved_state_has_plain_names(tmp_path):
+    # torch.compile and DistributedDataParallel put prefixes before the names; another program could not read them.
+    train(tmp_path / "run", max_steps=2)
+    names = open_run(tmp_path / "run", [], {}, resume=True).load_state()["model"]
+    assert set(names) == set(toy_model().state_dict())
+
+
+def test_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good(tmp_path):
+    calls = iter(range(1, 100))
+    poisoned = lambda model, batch: classification_loss(model, batch) * (math.nan if next(calls) > 11 else 1)  # noqa: E731
+    with pytest.raises(UserError, match=r"not finite at step 12 \(epoch 2, batch 4\)"):
+        train(tmp_path / "run", loss=poisoned, save_every=1, eval_every=4, log_every=10)
+    state = open_run(tmp_path / "run", [], {}, resume=True).load_state()
+    assert state["step"] == 11 and all(t.isfinite().all() for t in state["model"].values())
+    assert all(p.isfinite().all() for p in load_model(tmp_path / "run").parameters())
+
+
+def test_patience_stops_early(tmp_path):
+    # With a rate of 0 no evaluation is better than the first: two more, then the end.
+    _, fitted = train(tmp_path / "run", epochs=50, learning_rate=0.0, eval_every=2, patience=2)
+    assert (fitted.best_step, fitted.steps) == (2, 6)
+
+
+def test_clipping_bounds_the_update(tmp_path):
+    # AdamW hides the gradient's size, so look at the logged norm (before clipping) and at a run without clipping.
+    _, _ = train(tmp_path / "clipped", max_steps=5, clip=1e-3, log_every=1)
+    _, _ = train(tmp_path / "free", max_steps=5, clip=1e9, log_every=1)
+    clipped, free = (read_log(tmp_path / name) for name in ("clipped", "free"))
+    assert clipped[0]["grad_norm"] == free[0]["grad_norm"] > 1e-3
+    assert clipped[-1]["loss"] != free[-1]["loss"]
