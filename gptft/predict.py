@@ -1,0 +1,34 @@
+"""A trained classifier's probabilities for a whole split.
+
+Rows are batched by length for speed and put back into their own order, so row i of the result is row i of the dataset,
+each row once, whatever the batch size.
+"""
+
+import numpy as np
+import torch
+
+from gptft import distributed
+from gptft.data.batching import classifier_batch, eval_batches
+
+EVAL_BATCH = 32  # rows
+
+
+def log_probabilities(model, dataset, pad_id, hardware, rows=None):
+    """Classify rows of a dataset, all of them by default -> (N, K) float64 natural log-probabilities, in their order.
+
+    Args: `rows` (N,) int. Call it under `evaluating(model, hardware)`.
+    """
+    rows = np.arange(len(dataset)) if rows is None else rows
+    out = torch.zeros(len(dataset), model.n_classes, dtype=torch.float64)
+    for batch in eval_batches(dataset, classifier_batch, pad_id, EVAL_BATCH, rows):
+        on_device = hardware.put(batch)
+        logits = model(on_device.token_ids, on_device.lengths)
+        out[batch.rows] = torch.log_softmax(logits.float().cpu().double(), dim=-1)
+    # Each row was filled by one process and is 0 in the others.
+    return distributed.sum_over_processes(out.to(hardware.device)).cpu().numpy()[rows]
+
+
+def prediction_rows(reviews, log_probs):
+    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl."""
+    probabilities = np.exp(log_probs).round(6).tolist()
+    return [{"id": r.id, "label": r.label, "probabilities": p} for r, p in zip(reviews, probabilities)]

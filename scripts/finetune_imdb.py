@@ -1,0 +1,119 @@
+"""Fine-tune GPT-2 to tell the sentiment of a review, or any other classes of text.
+
+Reads reviews, trains on `train`, keeps the weights that do best on `val`, and reports that model on `test`, which
+nothing else has looked at.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gptft.config import ModelOptions, TrainOptions, add_options, fill, from_args
+from gptft.errors import Parser, UserError, command
+
+PRETRAINED = dict(epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1)
+FROM_SCRATCH = dict(epochs=8, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.2)
+TRAIN_ROWS = 2000  # training rows, evenly spaced, whose accuracy the final table shows beside val and test
+REAL_RUN = """nothing named: the bundled reviews and a small GPT-2 from scratch. The real run:
+  python -m data_prep.imdb && python -m data_prep.gpt2 --size 124M
+  python scripts/finetune_imdb.py --data data/imdb --model 124M"""
+
+
+def parse(argv):
+    parser = Parser(prog="scripts/finetune_imdb.py", description=__doc__)
+    parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, "
+                        ".csv or .json file with fields text and label (default: sample)")  # fmt: skip
+    parser.add_argument("--truncate", choices=("head", "tail", "head+tail"), default="head+tail",
+                        help="what is kept of a text longer than --max-length (default: head+tail)")  # fmt: skip
+    parser.add_argument("--pooling", choices=("last", "mean"), help="what the head reads: the last real token, or the "
+                        "mean of all (default: last for pretrained weights, mean from scratch)")  # fmt: skip
+    add_options(parser, ModelOptions)
+    add_options(parser, TrainOptions, out="runs/imdb")
+    args = parser.parse_args(argv)
+    model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
+    args.pooling = args.pooling or ("last" if model_options.pretrained else "mean")
+    return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
+
+
+@command
+def main(argv):
+    args, model_options, options = parse(argv)
+
+    import numpy as np
+    import torch
+
+    from gptft import distributed
+    from gptft.classifier import classification_loss
+    from gptft.data.batching import TrainBatches, classifier_batch
+    from gptft.data.imdb import IMDbDataset, load_reviews
+    from gptft.data.tokens import cache_stem
+    from gptft.hardware import choose_hardware, evaluating
+    from gptft.initial import initial_classifier
+    from gptft.metrics import classification_metrics
+    from gptft.predict import log_probabilities, prediction_rows
+    from gptft.pretrained import load_model
+    from gptft.report import classification_table
+    from gptft.run import open_run
+    from gptft.tokenizer import Tokenizer
+    from gptft.trainer import fit
+
+    reviews = load_reviews(args.data, options.seed)
+    torch.manual_seed(options.seed)
+    model, description = initial_classifier(model_options, options.dropout, reviews.classes, args.pooling)
+    limit = model.config.n_positions
+    options = fill(options, max_length=min(limit, 512 if model_options.pretrained else 256))
+    if options.max_length > limit:
+        raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
+    tokenizer = Tokenizer()
+    datasets = {
+        split: IMDbDataset(rows, tokenizer, options.max_length, args.truncate, cache_stem(args.data, split))
+        for split, rows in reviews.splits.items()
+    }
+    batches = TrainBatches(datasets["train"], classifier_batch, tokenizer.eot, options)
+    hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
+    distributed.setup(hardware.type)
+    model.transformer.checkpoint_activations = options.checkpoint_activations
+    model.to(hardware.device)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    command_line = ["python", "scripts/finetune_imdb.py", *argv]
+    run = open_run(options.out, command_line, vars(args) | dataclasses.asdict(options), options.resume, options.overwrite)
+
+    if args.data == "sample" and not args.model:
+        print(REAL_RUN)
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
+    print(*reviews.notes, f"data: {reviews.name}: {counts}", f"model: {description}, {n_parameters:,} parameters",
+          f"computing on {hardware.why}", options.describe(), f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
+
+    def evaluate(model, split="val", rows=None):
+        log_probs = log_probabilities(model, datasets[split], tokenizer.eot, hardware, rows)
+        labels = datasets[split].labels
+        return classification_metrics(labels if rows is None else labels[rows], log_probs), log_probs
+
+    fitted = fit(model, batches, classification_loss, lambda model: evaluate(model)[0],
+                 lambda val: (val["accuracy"], -val["loss"]), options, hardware, run)  # fmt: skip
+
+    best = load_model(run.folder, device=hardware.device)
+    n_train = len(datasets["train"])
+    tables = {}
+    with evaluating(best, hardware):
+        rows = np.linspace(0, n_train - 1, min(n_train, TRAIN_ROWS)).astype(np.int64)
+        tables["train"], _ = evaluate(best, "train", rows)
+        for split in list(datasets)[1:]:
+            tables[split], log_probs = evaluate(best, split)
+            if split == "test":
+                predictions = prediction_rows(reviews.splits["test"], log_probs)
+    if distributed.is_main():
+        run.write_predictions(predictions)
+        run.write_results({
+            "task": "classification", "model": description, "data": reviews.name, "classes": reviews.classes,
+            "device": hardware.device, "precision": hardware.precision, "seconds": round(fitted.seconds, 1),
+            "tokens_per_second": round(fitted.tokens / fitted.seconds), "best_step": fitted.best_step, **tables,
+        })  # fmt: skip
+        print(f"\nthe best weights, of step {fitted.best_step}:\n{classification_table(tables, reviews.classes)}")
+    distributed.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

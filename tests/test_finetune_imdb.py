@@ -1,0 +1,103 @@
+"""scripts/finetune_imdb.py as a person types it, at a size that takes seconds."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import finetune_imdb  # noqa: E402
+
+TINY = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 64 --max-length 32 --precision fp32".split()
+WORDS = {"good": ["great", "fine", "lovely"], "bad": ["awful", "boring", "dull"], "so-so": ["average", "usual", "plain"]}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file of one's own with three classes, which one word gives away."""
+    rows = [{"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label} for i in range(40) for label in WORDS]
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def run(*argv):
+    return finetune_imdb.main([*map(str, argv)])
+
+
+def test_own_data_with_three_classes_is_learned_and_reported(tmp_path, data, capsys):
+    out = tmp_path / "run"
+    assert run("--data", data, *TINY, "--epochs", 12, "--learning-rate", 0.01, "--dropout", 0, "--out", out) == 0
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert {"task", "model", "data", "device", "precision", "seconds", "tokens_per_second", "train", "val", "test"} <= set(results)
+    assert results["classes"] == ["bad", "good", "so-so"] and results["test"]["accuracy"] == 1.0
+    assert results["train"]["n"] + results["val"]["n"] + results["test"]["n"] == 120
+    # The predictions are those of the table, row by row.
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == results["test"]["n"] == len({row["id"] for row in rows})
+    assert all(math.isclose(sum(row["probabilities"]), 1, abs_tol=1e-5) for row in rows)
+    loss = -sum(math.log(row["probabilities"][row["label"]]) for row in rows) / len(rows)
+    assert loss == pytest.approx(results["test"]["loss"], abs=1e-3)
+    assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "run.json", "metrics.jsonl", "last"}
+    printed = capsys.readouterr().out
+    assert "95 % interval" in printed and "so-so" in printed and "12 for val and 12 for test" in printed
+
+
+def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, capsys, monkeypatch):
+    # The default data and shape, one step: the first lines name the real run; the challenge set is reported, too.
+    assert run("--max-steps", 1, "--max-length", 32, "--out", tmp_path / "run", "--precision", "fp32") == 0
+    printed = capsys.readouterr().out
+    assert "python scripts/finetune_imdb.py --data data/imdb --model 124M" in printed.split("step ")[0]
+    assert "480 train, 120 val, 200 test, 640 implied" in printed and "12,417,600 parameters" in printed
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert results["implied"]["n"] == 640
+
+
+def test_trained_model_can_be_trained_on_and_evaluated_again(tmp_path, data, capsys):
+    assert run("--data", data, *TINY, "--max-steps", 2, "--pooling", "mean", "--out", tmp_path / "a") == 0
+    again = ["--data", data, "--model", tmp_path / "a", "--max-length", 32, "--max-steps", 2, "--out", tmp_path / "b"]
+    assert run(*again) == 0  # pooling "last" on a model saved with "mean": a new head
+    assert "pretrained weights from" in capsys.readouterr().out
+    config = json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "gpt2" and config["n_embd"] == 16
+
+
+def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
+    argv = ["--data", data, *TINY, "--max-steps", 4, "--out", tmp_path / "run"]
+    assert run(*argv) == 0
+    first = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert run(*argv) == 2
+    assert run(*argv, "--resume") == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["test"] == first["test"]
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["--data", "no/such.jsonl"], "no/such.jsonl"),
+    (["--data", "data/imdb_absent/imdb"], "python -m data_prep.imdb"),
+    (["--model", "124M"], "python -m data_prep.gpt2 --size 124M"),
+    (["--model", "125M"], "125M"),
+    (["--model", "mini"], "--from-scratch"),
+    (["--max-length", "513"], "--max-length 513 is above the model's n_positions, 512"),
+    (["--n-embd", "100", "--n-head", "3"], "multiple of n_head"),
+    (["--batch-size", "0"], "--batch-size must be at least 1"),
+    (["--precision", "fp64"], "--precision"),
+    (["--resume", "--overwrite"], "exclude each other"),
+    (["--resume"], "nothing to resume"),
+    (["--device", "mps"], "--device mps"),
+])  # fmt: skip
+def test_mistakes_get_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch, argv, says):
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_a_shell_without_installing(tmp_path):
+    # The script must find the package from any folder, and exit with main's code.
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "finetune_imdb.py", "--epochs", "0"], cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("error: --epochs must be") and "Traceback" not in done.stderr
