@@ -9,6 +9,7 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
+from gptft.data.sources import read_records
 from gptft.errors import DataError, Parser, command
 
 
@@ -60,16 +61,29 @@ def instruction_table(base, tuned):
 
 
 def read_run(folder):
-    """A finished run folder -> (its results dict, {row id: True if the test row was classified right})."""
+    """The results of a finished run folder, a dict. Raises DataError."""
+    path = Path(folder) / "results.json"
     try:
-        results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
-        rows = [json.loads(line) for line in open(Path(folder) / "predictions.jsonl", encoding="utf-8")]
+        results = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"not a finished run ({error.strerror}), {error.filename}; give the --out of a run that ended") from error
+        raise DataError(f"not a finished run ({error.strerror}), {path}; give the --out of a run that ended") from error
     except ValueError as error:
-        raise DataError(f"damaged results ({error}), {folder}; run it again with --overwrite") from error
-    return results, {row["id"]: max(range(len(row["probabilities"])), key=row["probabilities"].__getitem__) == row["label"]
-                     for row in rows}  # fmt: skip
+        raise DataError(f"damaged results ({error}), {path}; run it again with --overwrite") from error
+    if not isinstance(results, dict) or not {"task", "model", "data", "test"} <= set(results):
+        raise DataError(f"not the results of a run, {path}; run it again with --overwrite")
+    return results
+
+
+def rows_right(folder):
+    """{row id: whether the likeliest class is the true one} of a classification run's predictions. Raises DataError."""
+    path, right = Path(folder) / "predictions.jsonl", {}
+    for record in read_records(path):
+        try:
+            probabilities = record.fields["probabilities"]
+            right[record.fields["id"]] = probabilities.index(max(probabilities)) == record.fields["label"]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"not a prediction, {record.place}; run it again with --overwrite") from error
+    return right
 
 
 def compare(name_a, right_a, name_b, right_b):
@@ -92,10 +106,15 @@ def main(argv):
     args = parser.parse_args(argv)
     right = {}
     for folder in args.runs:
-        results, right[folder] = read_run(folder)
-        splits = {k: v for k, v in results.items() if isinstance(v, dict) and "accuracy_ci" in v}
-        print(f"{folder}: {results['model']}, {results['data']}\n{classification_table(splits, results['classes'])}\n")
-    for a, b in combinations(args.runs, 2):
+        results = read_run(folder)
+        print(f"{folder}: {results['model']}, {results['data']}")
+        if results["task"] == "classification":
+            splits = {name: split for name, split in results.items() if isinstance(split, dict) and "accuracy_ci" in split}
+            print(classification_table(splits, results["classes"]), "\n")
+            right[folder] = rows_right(folder)
+        else:
+            print(instruction_table(results["base"], results), "\n")
+    for a, b in combinations(right, 2):
         print(compare(a, right[a], b, right[b]))
 
 

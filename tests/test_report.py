@@ -16,7 +16,7 @@ def write_run(folder, called, labels=(0, 0, 1, 1, 1)):
     probabilities = 0.1 + 0.8 * np.eye(2)[list(called)]
     metrics = classification_metrics(np.array(labels), np.log(probabilities))
     folder.mkdir()
-    results = {"model": "toy", "data": "toy data", "classes": ["bad", "good"], "val": metrics, "test": metrics}
+    results = {"task": "classification", "model": "toy", "data": "toy data", "classes": ["bad", "good"], "val": metrics, "test": metrics}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     rows = [{"id": f"r{i}", "label": label, "probabilities": list(p)} for i, (label, p) in enumerate(zip(labels, probabilities))]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -41,7 +41,7 @@ def test_table_shows_counts_by_class():
     assert "0.2000..0.9000" in table and "0.3333" in table
 
 
-@pytest.mark.parametrize("damage", ["absent", "unfinished", "no_rows", "truncated", "other_rows"])
+@pytest.mark.parametrize("damage", ["absent", "unfinished", "no_rows", "truncated", "other_rows", "no_prediction", "other_json"])
 def test_bad_runs_are_one_line(tmp_path, capsys, damage):
     a = write_run(tmp_path / "a", (0, 0, 1, 1, 0))
     if damage == "absent":
@@ -55,6 +55,10 @@ def test_bad_runs_are_one_line(tmp_path, capsys, damage):
             (b / "predictions.jsonl").unlink()
         elif damage == "truncated":
             (b / "results.json").write_text('{"test": ', encoding="utf-8")
+        elif damage == "other_json":
+            (b / "results.json").write_text("[1]", encoding="utf-8")
+        elif damage == "no_prediction":
+            (b / "predictions.jsonl").write_text('{"id": "r1", "prompt": "x"}\n', encoding="utf-8")
         else:
             (b / "predictions.jsonl").write_text('{"id": "x", "label": 0, "probabilities": [1, 0]}\n', encoding="utf-8")
     assert report.main(argv) == 2
