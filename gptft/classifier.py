@@ -44,19 +44,19 @@ class GPT2Classifier(nn.Module):
         with torch.device("meta"):  # builds the parts without memory for a second body
             model = cls(gpt2.config, n_classes, pooling, class_names)
         model.transformer = gpt2
-        model.score = nn.Linear(gpt2.config.n_embd, n_classes, bias=False, device=gpt2.wte.weight.device)
+        model.score = nn.Linear(gpt2.config.n_embd, n_classes, bias=False).to(gpt2.wte.weight)  # its device and dtype
         nn.init.zeros_(model.score.weight)
         return model
 
     def forward(self, token_ids, lengths):
         """`lengths` counts each row's real tokens. Raises ValueError, with the numbers, for an empty or overlong row."""
+        hidden = self.transformer.hidden_states(token_ids)  # (B, T, C)
         B, T = token_ids.shape
         if lengths.shape != (B,):
             raise ValueError(f"lengths must be ({B},) for {B} rows, got {tuple(lengths.shape)}")
         if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > T):
             low, high = lengths.min().item(), lengths.max().item()
             raise ValueError(f"each row needs 1 to {T} real tokens, got lengths from {low} to {high}")
-        hidden = self.transformer.hidden_states(token_ids)  # (B, T, C)
         if self.pooling == "last":
             pooled = hidden[torch.arange(B, device=hidden.device), lengths - 1]
         else:
@@ -66,6 +66,7 @@ class GPT2Classifier(nn.Module):
 
 
 def classification_loss(model, batch):
-    """ClassifierBatch -> the sum of its rows' cross-entropies, in nats, float32 scalar."""
+    """ClassifierBatch -> the sum of its rows' cross-entropies, in nats, a scalar."""
     logits = model(batch.token_ids, batch.lengths)
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays what it is
+    return F.cross_entropy(logits, batch.labels, reduction="sum")

@@ -126,7 +126,8 @@ class TrainOptions:
 
     def describe(self):
         """The options that shape the result, on one line."""
-        return (f"training: {self.epochs} epochs, batch {self.batch_size}, rate {self.learning_rate:g} with {self.warmup:g} "
+        limit = f", at most {self.max_steps} steps" if self.max_steps else ""
+        return (f"training: {self.epochs} epochs{limit}, batch {self.batch_size}, rate {self.learning_rate:g} with {self.warmup:g} "
                 f"warmup then {self.schedule}, weight decay {self.weight_decay:g}, dropout {self.dropout:g}, "
                 f"length {self.max_length}, seed {self.seed}")  # fmt: skip
 
@@ -162,6 +163,11 @@ def from_args(cls, args):
     if wrong:
         raise UserError("; ".join(wrong))
     return cls(**values)
+
+
+def as_flags(values):
+    """dict -> the text "--name value ..." that a person would type."""
+    return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in values.items())
 
 
 def fill(options, **values):

@@ -76,7 +76,8 @@ def command(main):
 
 def _is_out_of_memory(error):
     """torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error) or \
+        "not enough memory" in str(error)
 
 
 def _fail(message):

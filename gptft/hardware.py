@@ -10,7 +10,6 @@ Source: torch.amp documentation; Micikevicius et al. 2018 (mixed precision, loss
 import contextlib
 import importlib.util
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,15 +65,14 @@ def evaluating(model, hardware):
 
 
 def choose_hardware(device="auto", precision="auto", compile="auto", n_steps=None):
-    """The three flags -> Hardware. Raises UserError for something this machine lacks.
+    """The three flags -> Hardware. Raises UserError for a device or precision that this machine lacks.
 
-    `n_steps` is how many optimizer steps are to come: compiling takes a minute, which a short run never earns back.
+    `n_steps` is how many optimizer steps are to come: compiling takes a minute, which a short run never earns back. Where compiling
+    is asked for and impossible, the run goes on without, and `why` says so.
     """
     device, device_why = _choose_device(device)
     precision, precision_why = _choose_precision(device, precision)
     compile, compile_why = _choose_compile(device, compile, n_steps)
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")  # tf32 for the products that autocast leaves in float32
     words = "compiled" if compile else "not compiled"
     why = f"{device} ({device_why}), {precision} ({precision_why}), {words} ({compile_why})"
     return Hardware(device, precision, compile, why)
@@ -98,6 +96,8 @@ def _choose_precision(device, name):
         best = ("bf16", "native on this GPU") if native else ("fp16", "this GPU lacks native bf16")
     elif device == "cpu":
         best = ("bf16", "native on this CPU") if _cpu_has_bf16() else ("fp32", "this CPU lacks native bf16")
+    elif name == "fp16":
+        raise UserError("--precision fp16: loss scaling does not work on mps; use fp32 or bf16")
     else:
         best = ("fp32", "the safe choice on mps")
     return best if name == "auto" else (name, "as asked")
@@ -113,16 +113,16 @@ def _cpu_has_bf16():
 
 def _choose_compile(device, name, n_steps):
     if device == "cuda":
-        able, missing = importlib.util.find_spec("triton") is not None, "triton is not installed"
+        able = importlib.util.find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+        able, missing = bool(able) and torch.cuda.get_device_capability() >= (7, 0), "Triton, a C compiler or a newer GPU"
     else:
-        able, missing = any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), "no C++ compiler found"
-    able, missing = (False, "not on this system") if sys.platform == "win32" and device == "cpu" else (able, missing)
+        able, missing = any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), "a C++ compiler"
     if name == "on":
-        return able, "as asked" if able else f"asked for, but {missing}"
+        return able, "as asked" if able else f"asked for, but this machine lacks {missing}"
     if name == "off":
         return False, "as asked"
     if device != "cuda":
         return False, "it does not pay on this device"
     if n_steps is not None and n_steps < 300:
         return False, f"too few steps, {n_steps}, to earn it back"
-    return able, "pays over many steps" if able else missing
+    return able, "pays over many steps" if able else f"this machine lacks {missing}"

@@ -53,14 +53,19 @@ def initial_model(options, dropout):
     return Initial(GPT2(config), f"{said} with random weights")
 
 
-def initial_classifier(options, dropout, classes, pooling):
-    """As `initial_model`, with a head for `classes` (list[str]); a classifier of as many classes keeps its head."""
+def initial_classifier(options, dropout, classes, pooling=None):
+    """As `initial_model`, with a head for `classes` (list[str]).
+
+    `pooling` None is what the model was trained with; for a language model "last", and "mean" from scratch, where no
+    token has learned yet to sum up the text. A classifier of the same classes and pooling keeps its head.
+    """
     model, name = initial_model(options, dropout)
     if isinstance(model, GPT2Classifier):
-        if model.n_classes == len(classes) and model.pooling == pooling:
-            model.class_names = classes
+        pooling = pooling or model.pooling
+        if (model.class_names, model.pooling) == (classes, pooling):
             return Initial(model, name)
-        model = model.transformer
+        model, name = model.transformer, f"{name}, with a new head"
+    pooling = pooling or ("last" if options.pretrained else "mean")
     _check_vocabulary(model, options)
     return Initial(GPT2Classifier.on(model, len(classes), pooling, classes), name)
 
@@ -72,6 +77,9 @@ def initial_instructed(options, dropout, template=None):
         model = model.transformer
     _check_vocabulary(model, options)
     model.template = template or model.template or "alpaca"
+    if model.template not in TEMPLATES:
+        raise UserError(f"the model was tuned with a wording unknown here, '{model.template}', --model {options.model}; "
+                        f"choose one with --template: {', '.join(TEMPLATES)}")  # fmt: skip
     add_special_tokens(model, TEMPLATES[model.template].special_tokens)
     return Initial(model, name)
 

@@ -1,5 +1,6 @@
 """What a person sees while a model trains: one line that renews itself on a terminal, plain lines in a file."""
 
+import shutil
 import sys
 import time
 
@@ -34,6 +35,7 @@ class Progress:
         text = (f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}  rate {rate:.1e}  "
                 f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left")  # fmt: skip
         if self.live:
+            text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would leave a line behind each time
             self.stream.write("\r" + text.ljust(self.width))
             self.width = len(text)
         else:

@@ -23,8 +23,11 @@ from gptft.errors import CheckpointError, UserError
 from gptft.files import write_atomic, write_text
 
 FINISHED = "results.json"
-WRITES = ("run.json", "metrics.jsonl", "predictions.jsonl", FINISHED, "config.json", "model.safetensors", "model.npz",
+WRITES = ("metrics.jsonl", "predictions.jsonl", FINISHED, "config.json", "model.safetensors", "model.npz",
           "vocab.json", "merges.txt", "generation_config.json", "tokenizer_config.json", "report.html")  # fmt: skip
+# Options that may change when a run is resumed: they say where and when, or, at most, change how sums are rounded.
+FREE_TO_CHANGE = {"resume", "overwrite", "out", "save_every", "log_every", "device", "compile", "micro_batch_size",
+                  "checkpoint_activations"}  # fmt: skip
 
 
 class Run:
@@ -55,20 +58,29 @@ class Run:
         """
         import torch
 
+        open(self.state_file, "rb").close()  # if it can't be opened it may still be good: an OSError of its own
         try:
             state = torch.load(self.state_file, map_location="cpu", weights_only=True)
             n_bytes = state["metrics_bytes"]
+        except MemoryError:
+            raise
         except Exception as error:  # torch's reader raises many kinds for a damaged file
             reason = str(error).split("\n")[0][:100] or type(error).__name__
             raise CheckpointError(f"the saved state can't be read ({reason}), {self.state_file}; start again "
                                   "with --overwrite") from error  # fmt: skip
-        if n_bytes:
-            os.truncate(self.folder / "metrics.jsonl", n_bytes)
+        log = self.folder / "metrics.jsonl"
+        if log.exists() and log.stat().st_size > n_bytes:
+            os.truncate(log, n_bytes)
         return state
 
     def write_predictions(self, rows):
         """Write predictions.jsonl, one dict a line."""
         write_text(self.folder / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_results(self):
+        """The dict of results.json; {} if the run has not finished."""
+        path = self.folder / FINISHED
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def write_results(self, results):
         """Write results.json, which marks the run as finished."""
@@ -80,7 +92,8 @@ def open_run(folder, command, options, resume=False, overwrite=False):
 
     Args: `command` (a list of words, as typed) and `options` (a dict) go into run.json.
     Raises UserError if the folder holds results or a resumable state and neither `resume` nor `overwrite` is given, if
-    there is nothing to resume, or if it holds files of something else. `overwrite` deletes only what a run writes.
+    there is nothing to resume or it was another run (other data, model or options), or if it holds files of something
+    else. `overwrite` deletes only what a run writes.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; choose one")
@@ -90,7 +103,9 @@ def open_run(folder, command, options, resume=False, overwrite=False):
     elif resume:
         raise UserError(f"nothing to resume, {run.folder} does not exist; leave out --resume")
     run.folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
+    if resume:
+        _check_same(run, options)
+    else:
         for path in [run.folder / name for name in WRITES] + [run.state_file]:
             path.unlink(missing_ok=True)
         record = {"command": shlex.join(command), "options": options, "seed": options.get("seed")}
@@ -109,6 +124,18 @@ def _check_folder(run, resume, overwrite):
         for found, what in ((FINISHED, "results"), ("last/state.pt", "a resumable state")):
             if (run.folder / found).exists():
                 raise UserError(f"--out already holds {what}, {run.folder}; use --resume, --overwrite or another --out")
+
+
+def _check_same(run, options):
+    """Raise UserError if an option that changes the result is another one now."""
+    try:
+        saved = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["options"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"damaged run.json, {run.folder}; start again with --overwrite") from error
+    changed = [name for name in options if name not in FREE_TO_CHANGE and saved.get(name) != options[name]]
+    if changed:
+        said = ", ".join(f"{name} was {saved.get(name)}, is {options[name]}" for name in changed)
+        raise UserError(f"can't resume with other options ({said}), {run.folder}; use the command in its run.json")
 
 
 def _surroundings():

@@ -15,9 +15,9 @@ Source: Goyal et al. 2017, section 3 (accumulation and normalisation); torch.amp
 """
 
 import contextlib
-import dataclasses
 import math
 import signal
+import sys
 import time
 from dataclasses import dataclass
 
@@ -31,13 +31,10 @@ from gptft.optim import build_optimizer, learning_rate
 from gptft.pretrained import save_model
 from gptft.progress import Progress, duration
 
-# Options that may differ between a run and its resumption: they change where and when, not what is computed.
-FREE_TO_CHANGE = {"resume", "overwrite", "out", "save_every", "device", "log_every"}
-
 
 @dataclass
 class FitResult:
-    """What `fit` did: steps in all, seconds and real tokens of training of this call, the best evaluation and its step."""
+    """What a run did, in all its parts: steps, seconds and real tokens of training, the best evaluation and its step."""
 
     steps: int
     seconds: float
@@ -45,6 +42,7 @@ class FitResult:
     best: dict
     best_step: int
     skipped: int  # steps the fp16 scaler threw away
+    graphs: int  # that torch.compile made; many would mean that it compiled again and again
 
 
 def fit(model, batches, loss, evaluate, score, options, hardware, run):
@@ -64,19 +62,19 @@ def fit(model, batches, loss, evaluate, score, options, hardware, run):
         trainer.load()
     progress = Progress(trainer.n_steps, trainer.step)
     with _Signals() as signals:
-        while trainer.step < trainer.n_steps and not trainer.out_of_patience():
+        while not trainer.done():
             trainer.train_step()
-            last = trainer.step == trainer.n_steps
-            if last or trainer.step % options.log_every == 0:
+            if trainer.done() or trainer.step % options.log_every == 0:
                 trainer.drain(progress)
-            if last or trainer.step % trainer.eval_every == 0:
+            if trainer.done() or trainer.step % trainer.eval_every == 0:
                 trainer.evaluate(evaluate, score, progress)
-            if last or trainer.step % trainer.save_every == 0 or signals.received:
+            if trainer.done() or trainer.step % trainer.save_every == 0 or signals.received:
                 trainer.drain(progress)
                 trainer.save()
             if signals.received:
                 raise Interrupted(f"stopped at step {trainer.step}; continue with --resume", signals.received)
-    return FitResult(trainer.step, trainer.seconds, trainer.tokens, trainer.best, trainer.best_step, trainer.skipped)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if hardware.compile else 0
+    return FitResult(trainer.step, trainer.seconds, trainer.tokens, trainer.best, trainer.best_step, trainer.skipped, graphs)
 
 
 class _Trainer:
@@ -165,8 +163,8 @@ class _Trainer:
     def _stop_at(self, step, loss, norm):
         epoch, i = divmod(step - 1, self.batches.steps_per_epoch)
         raise UserError(f"the loss ({loss}) or its gradient ({norm}) is not finite at step {step} (epoch {epoch + 1}, "
-                        f"batch {i + 1}); the last good weights are kept in {self.run.folder}; lower --learning-rate, "
-                        "or use --precision fp32")  # fmt: skip
+                        f"batch {i + 1}), {self.run.folder} (what was saved there before is good); start again with "
+                        "--overwrite and a lower --learning-rate, or --precision fp32")  # fmt: skip
 
     def evaluate(self, evaluate, score, progress):
         """Evaluate on val; keep the weights if they are the best so far."""
@@ -188,36 +186,32 @@ class _Trainer:
             mark = "  (best)" if better else ""
             progress.say(f"step {self.step:>5,}  val {shown}  in {duration(time.perf_counter() - began)}{mark}")
 
-    def out_of_patience(self):
-        return 0 < self.options.patience <= self.evals_since_best
+    def done(self):
+        """All steps are made, or patience is at its end."""
+        return self.step == self.n_steps or 0 < self.options.patience <= self.evals_since_best
 
     def save(self):
         """Write all that `load` needs."""
         if not distributed.is_main():
             return
-        cuda = torch.cuda.get_rng_state_all() if self.hardware.type == "cuda" else []
+        cuda = torch.cuda.get_rng_state() if self.hardware.type == "cuda" else None
         self.run.save_state({
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(), "cuda_rng": cuda,
-            "options": dataclasses.asdict(self.options), "step": self.step, "tokens": self.tokens,
+            "step": self.step, "tokens": self.tokens,
             "seconds": self.seconds, "skipped": self.skipped, "best": self.best, "best_step": self.best_step,
             "best_score": self.best_score and list(self.best_score), "evals_since_best": self.evals_since_best,
         })  # fmt: skip
 
     def load(self):
-        """Continue from the saved state. Raises UserError if an option that changes the result is another one now."""
+        """Continue from the saved state."""
         state = self.run.load_state()
-        now = dataclasses.asdict(self.options)
-        changed = [k for k in now if k not in FREE_TO_CHANGE and state["options"].get(k) != now[k]]
-        if changed:
-            said = ", ".join(f"--{k.replace('_', '-')} was {state['options'].get(k)}, is {now[k]}" for k in changed)
-            raise UserError(f"can't resume with other options ({said}), {self.run.folder}; use the run's own, in run.json")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
-        if self.hardware.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self.hardware.type == "cuda" and state["cuda_rng"] is not None:  # saved on a CPU, it goes on from the seed
+            torch.cuda.set_rng_state(state["cuda_rng"])
         for name in ("step", "tokens", "seconds", "skipped", "best", "best_step", "evals_since_best"):
             setattr(self, name, state[name])
         self.best_score = state["best_score"] and tuple(state["best_score"])
@@ -240,6 +234,7 @@ class _Signals:
         if self.received:
             raise KeyboardInterrupt
         self.received = signum
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
     def __exit__(self, *_):
         for signum, handler in self.previous.items():

@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainOptions, add_options, fill, from_args
+from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args
 from gptft.errors import Parser, UserError, command
 
-PRETRAINED = dict(epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1)
-FROM_SCRATCH = dict(epochs=8, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.2)
+PRETRAINED = dict(epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
+FROM_SCRATCH = dict(epochs=8, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.3, max_length=256)
 TRAIN_ROWS = 2000  # training rows, evenly spaced, whose accuracy the final table shows beside val and test
 REAL_RUN = """nothing named: the bundled reviews and a small GPT-2 from scratch. The real run:
   python -m data_prep.imdb && python -m data_prep.gpt2 --size 124M
@@ -22,18 +22,18 @@ REAL_RUN = """nothing named: the bundled reviews and a small GPT-2 from scratch.
 
 
 def parse(argv):
-    parser = Parser(prog="scripts/finetune_imdb.py", description=__doc__)
+    recipes = f"defaults by the model\n  pretrained: {as_flags(PRETRAINED)}\n  from scratch: {as_flags(FROM_SCRATCH)}"
+    parser = Parser(prog="scripts/finetune_imdb.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, "
                         ".csv or .json file with fields text and label (default: sample)")  # fmt: skip
     parser.add_argument("--truncate", choices=("head", "tail", "head+tail"), default="head+tail",
                         help="what is kept of a text longer than --max-length (default: head+tail)")  # fmt: skip
     parser.add_argument("--pooling", choices=("last", "mean"), help="what the head reads: the last real token, or the "
-                        "mean of all (default: last for pretrained weights, mean from scratch)")  # fmt: skip
+                        "mean of all (default: the classifier's own; else last, and mean from scratch)")  # fmt: skip
     add_options(parser, ModelOptions)
     add_options(parser, TrainOptions, out="runs/imdb")
     args = parser.parse_args(argv)
     model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
-    args.pooling = args.pooling or ("last" if model_options.pretrained else "mean")
     return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
 
 
@@ -48,7 +48,7 @@ def main(argv):
     from gptft.classifier import classification_loss
     from gptft.data.batching import TrainBatches, classifier_batch
     from gptft.data.imdb import IMDbDataset, load_reviews
-    from gptft.data.tokens import cache_stem
+    from gptft.data.tokens import cache_stem, fingerprint
     from gptft.hardware import choose_hardware, evaluating
     from gptft.initial import initial_classifier
     from gptft.metrics import classification_metrics
@@ -63,7 +63,8 @@ def main(argv):
     torch.manual_seed(options.seed)
     model, description = initial_classifier(model_options, options.dropout, reviews.classes, args.pooling)
     limit = model.config.n_positions
-    options = fill(options, max_length=min(limit, 512 if model_options.pretrained else 256))
+    if args.max_length is None:
+        options = dataclasses.replace(options, max_length=min(options.max_length, limit))
     if options.max_length > limit:
         raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
     tokenizer = Tokenizer()
@@ -78,13 +79,16 @@ def main(argv):
     model.to(hardware.device)
     n_parameters = sum(p.numel() for p in model.parameters())
     command_line = ["python", "scripts/finetune_imdb.py", *argv]
-    run = open_run(options.out, command_line, vars(args) | dataclasses.asdict(options), options.resume, options.overwrite)
+    settled = {"precision": hardware.precision, "pooling": model.pooling,
+               "train_texts": fingerprint([review.text for review in reviews.splits["train"]], tokenizer)}  # fmt: skip
+    run = open_run(options.out, command_line, vars(args) | dataclasses.asdict(options) | settled, options.resume,
+                   options.overwrite)  # fmt: skip
 
     if args.data == "sample" and not args.model:
         print(REAL_RUN)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
     print(*reviews.notes, f"data: {reviews.name}: {counts}", f"model: {description}, {n_parameters:,} parameters",
-          f"computing on {hardware.why}", options.describe(), f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
+          f"computing on {hardware.why}", f"{options.describe()}, truncation {args.truncate}, pooling {model.pooling}", f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
 
     def evaluate(model, split="val", rows=None):
         log_probs = log_probabilities(model, datasets[split], tokenizer.eot, hardware, rows)
@@ -109,7 +113,7 @@ def main(argv):
         run.write_results({
             "task": "classification", "model": description, "data": reviews.name, "classes": reviews.classes,
             "device": hardware.device, "precision": hardware.precision, "seconds": round(fitted.seconds, 1),
-            "tokens_per_second": round(fitted.tokens / fitted.seconds), "best_step": fitted.best_step, **tables,
+            "tokens_per_second": round(fitted.tokens / fitted.seconds), "best_step": fitted.best_step, "compiled_graphs": fitted.graphs, **tables,
         })  # fmt: skip
         print(f"\nthe best weights, of step {fitted.best_step}:\n{classification_table(tables, reviews.classes)}")
     distributed.cleanup()

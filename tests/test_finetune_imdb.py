@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -58,11 +59,40 @@ def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, c
 
 def test_trained_model_can_be_trained_on_and_evaluated_again(tmp_path, data, capsys):
     assert run("--data", data, *TINY, "--max-steps", 2, "--pooling", "mean", "--out", tmp_path / "a") == 0
-    again = ["--data", data, "--model", tmp_path / "a", "--max-length", 32, "--max-steps", 2, "--out", tmp_path / "b"]
-    assert run(*again) == 0  # pooling "last" on a model saved with "mean": a new head
-    assert "pretrained weights from" in capsys.readouterr().out
-    config = json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))
-    assert config["model_type"] == "gpt2" and config["n_embd"] == 16
+    again = ["--data", data, "--model", tmp_path / "a", "--max-steps", 2, "--learning-rate", 0]
+    capsys.readouterr()
+    assert run(*again, "--out", tmp_path / "b") == 0
+    out = capsys.readouterr().out
+    assert "pretrained weights from" in out and "new head" not in out and "pooling mean" in out and "length 64" in out
+    results = [json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))["val"]["loss"] for name in "ab"]
+    assert results[0] == pytest.approx(results[1], abs=1e-4)  # with a rate of 0 it is the same model
+    assert run(*again, "--pooling", "last", "--out", tmp_path / "c") == 0
+    assert "with a new head" in capsys.readouterr().out
+
+
+def test_a_head_for_other_classes_is_not_reused(tmp_path, data, capsys):
+    # Kept because the number of classes is the same, a head could call every good film bad.
+    assert run("--data", data, *TINY, "--max-steps", 1, "--out", tmp_path / "a") == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text(Path(data).read_text(encoding="utf-8").replace("good", "zzz"), encoding="utf-8")
+    assert run("--data", other, "--model", tmp_path / "a", "--max-steps", 1, "--out", tmp_path / "b") == 0
+    assert "with a new head" in capsys.readouterr().out
+
+
+def test_resuming_another_run_is_refused_and_leaves_it_alone(tmp_path, data, capsys):
+    # Resumed with other data or another shape, a run would report numbers that belong to neither.
+    out = tmp_path / "run"
+    argv = [*TINY, "--max-steps", 2, "--out", out, "--resume"]
+    assert run("--data", data, *argv[:-1]) == 0
+    before = (out / "results.json").read_bytes()
+    other = tmp_path / "other.jsonl"
+    other.write_text(Path(data).read_text(encoding="utf-8").replace("film", "play"), encoding="utf-8")
+    capsys.readouterr()
+    for changed, says in ((["--data", other], "train_texts"), (["--data", data, "--truncate", "head"], "truncate was head+tail, is head"),
+                          (["--data", data, "--n-layer", 2], "n_layer was 1, is 2")):  # fmt: skip
+        assert run(*argv, *changed) == 2
+        assert says in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == before
 
 
 def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
@@ -90,6 +120,8 @@ def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
 ])  # fmt: skip
 def test_mistakes_get_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch, argv, says):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
     assert run(*argv) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and says in err

@@ -12,15 +12,15 @@ from gptft.hardware import choose_hardware
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Pretend to have a GPU; returns what it claims of bf16: (native, emulated)."""
-    claims = {"native": True}
+    """Pretend to have a GPU; returns what it claims, to be changed."""
+    claims = {"native": True, "capability": (9, 0)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     supported = lambda including_emulation=True: including_emulation or claims["native"]  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: object())
-    before = torch.get_float32_matmul_precision()
-    yield claims
-    torch.set_float32_matmul_precision(before)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: claims["capability"])
+    return claims
 
 
 def test_gpu_with_native_bf16(cuda):
@@ -32,6 +32,11 @@ def test_gpu_that_only_emulates_bf16_gets_fp16(cuda):
     # is_bf16_supported() says yes on such cards, and bf16 is then many times slower.
     cuda["native"] = False
     assert choose_hardware().precision == "fp16"
+
+
+def test_gpu_that_triton_does_not_serve_is_not_compiled_for(cuda):
+    cuda["capability"] = (6, 1)
+    assert not choose_hardware(n_steps=5000).compile
 
 
 def test_short_runs_are_not_compiled(cuda):
@@ -52,6 +57,9 @@ def test_what_is_asked_for_is_done_or_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda.*--device auto"):
         choose_hardware("cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(UserError, match="fp16.*fp32 or bf16"):
+        choose_hardware("mps", "fp16")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     chosen = choose_hardware("cpu", compile="on")  # no compiler: goes on without, and says so
-    assert not chosen.compile and "no C++ compiler" in chosen.why
+    assert not chosen.compile and "lacks a C++ compiler" in chosen.why

@@ -1,5 +1,6 @@
 """The training loop: exact accumulation, exact resume, equal results in every precision, and what stops it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from gptft.hardware import Hardware, choose_hardware, evaluating
 from gptft.metrics import classification_metrics
 from gptft.predict import log_probabilities
 from gptft.pretrained import load_model
-from gptft.run import open_run
+from gptft.run import Run, open_run
 from gptft.trainer import fit
 
 FP32 = Hardware("cpu", "fp32", False, "test")
@@ -61,7 +62,7 @@ def train(folder, model=None, hardware=FP32, on_eval=None, loss=classification_l
             on_eval(model)
         return classification_metrics(val_set.labels, log_probabilities(model, val_set, 0, hardware))
 
-    run = open_run(folder, ["test"], {"seed": 0}, options.resume, options.overwrite)
+    run = open_run(folder, ["test"], dataclasses.asdict(options), options.resume, options.overwrite)
     batches = TrainBatches(train_set, classifier_batch, 0, options)
     fitted = fit(model, batches, loss, evaluate, lambda m: (m["accuracy"], -m["loss"]), options, hardware, run)
     return model, fitted
@@ -76,27 +77,27 @@ def equal_weights(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_four_micro_batches_of_two_equal_one_batch_of_eight():
+def test_four_micro_batches_of_two_equal_one_batch_of_eight(tmp_path):
     # Averages of averages weigh short rows wrongly; sums and one count do not. Float64 leaves only rounding.
     data, gradients = Toy(8, seed=3), []
     for size in (8, 2, 3):
         model = toy_model().double()
         torch.nn.init.normal_(model.score.weight)
-        options = TrainOptions(epochs=1, batch_size=8, micro_batch_size=size)
-        for batch in TrainBatches(data, classifier_batch, 0, options).step(0, 0):
-            logits = model(batch.token_ids, batch.lengths)
-            (torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum") / 8).backward()
+        options = TrainOptions(epochs=1, batch_size=8, micro_batch_size=size, learning_rate=1e-3, weight_decay=0.0)
+        batches = TrainBatches(data, classifier_batch, 0, options)
+        trainer._Trainer(model, batches, classification_loss, options, FP32, None)._backward(batches.step(0, 0), 8)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert gradients[0].dtype == torch.float64 and gradients[0].norm() > 0.1
     for other in gradients[1:]:
         assert (other - gradients[0]).abs().max() < 1e-10
 
 
-def test_the_trainer_itself_accumulates_exactly(tmp_path):
-    # Through fit(): one step of 8 rows with plain gradient descent's view, the weights after AdamW.
-    whole, _ = train(tmp_path / "a", toy_model().double(), max_steps=3)
-    parts, _ = train(tmp_path / "b", toy_model().double(), max_steps=3, micro_batch_size=3)
+def test_micro_batches_leave_the_run_as_it_is(tmp_path):
+    # The same through fit(), last and shorter batch of an epoch included.
+    whole, _ = train(tmp_path / "a", toy_model().double(), epochs=1)
+    parts, _ = train(tmp_path / "b", toy_model().double(), epochs=1, micro_batch_size=3)
     for a, b in zip(whole.parameters(), parts.parameters()):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)  # the loss itself is float32
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
     assert [r["loss"] for r in read_log(tmp_path / "a")] == pytest.approx([r["loss"] for r in read_log(tmp_path / "b")])
 
 
@@ -128,7 +129,10 @@ def test_lower_precision_and_compile_train_to_the_same_loss(tmp_path, precision,
     if compile and not hardware.compile:
         pytest.skip("torch.compile on a CPU needs a C++ compiler")
     reference = [row["loss"] for row in train_and_log(tmp_path / "fp32", FP32)]
+    torch._dynamo.reset()
     losses = [row["loss"] for row in train_and_log(tmp_path / "other", hardware)]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert 1 <= graphs <= 3 if compile else graphs == 0  # lengths differ from batch to batch; a graph for each would be many
     assert len(losses) == len(reference) and np.mean(losses[-4:]) == pytest.approx(np.mean(reference[-4:]), rel=0.02)
 
 
@@ -146,6 +150,33 @@ def test_fp16_overflow_skips_the_step_and_lowers_the_scale(tmp_path):
         model.score.weight.normal_()
     _, fitted = train(tmp_path / "run", model, hardware, log_every=1)
     assert 0 < fitted.skipped < fitted.steps and all(p.isfinite().all() for p in model.parameters())
+
+
+def test_fp16_clips_the_true_gradient(tmp_path):
+    # Clipped before it is unscaled, the gradient would be 65536 times too large, and every step as good as nothing.
+    norms = []
+    for precision in ("fp32", "fp16"):
+        train(tmp_path / precision, hardware=Hardware("cpu", precision, False, "test"), max_steps=1, log_every=1)
+        norms += [row["grad_norm"] for row in read_log(tmp_path / precision)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+
+
+def test_scaler_is_resumed(tmp_path, monkeypatch):
+    # A forgotten scale starts again at 65536 and throws steps away that the run which never stopped did not.
+    def overflowing():
+        model = toy_model()
+        with torch.no_grad():
+            model.transformer.ln_f.weight.mul_(300)
+            model.score.weight.normal_()
+        return model
+
+    hardware = Hardware("cpu", "fp16", False, "test")
+    straight, fitted = train(tmp_path / "straight", overflowing(), hardware, log_every=1)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        signal_after(20, signal.SIGTERM, patch)
+        train(tmp_path / "resumed", overflowing(), hardware, log_every=1)
+    resumed, again = train(tmp_path / "resumed", overflowing(), hardware, log_every=1, resume=True)
+    assert 0 < again.skipped == fitted.skipped < 20 and equal_weights(straight, resumed)
 
 
 def test_evaluation_leaves_training_as_it_was(tmp_path):
@@ -208,7 +239,7 @@ def test_resume_after_a_crash_repeats_from_the_last_save(tmp_path, monkeypatch):
 
 def test_resuming_with_other_options_names_the_difference(tmp_path):
     train(tmp_path / "run", max_steps=4, save_every=2)
-    with pytest.raises(UserError, match="--learning-rate was 0.003, is 0.1"):
+    with pytest.raises(UserError, match="learning_rate was 0.003, is 0.1"):
         train(tmp_path / "run", max_steps=4, save_every=2, learning_rate=0.1, resume=True)
 
 
@@ -225,7 +256,7 @@ def test_damaged_state_is_one_clear_error(tmp_path):
 def test_saved_state_has_plain_names(tmp_path):
     # torch.compile and DistributedDataParallel put prefixes before the names; another program could not read them.
     train(tmp_path / "run", max_steps=2)
-    names = open_run(tmp_path / "run", [], {}, resume=True).load_state()["model"]
+    names = Run(tmp_path / "run").load_state()["model"]
     assert set(names) == set(toy_model().state_dict())
 
 
@@ -234,7 +265,7 @@ def test_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good(tmp_pat
     poisoned = lambda model, batch: classification_loss(model, batch) * (math.nan if next(calls) > 11 else 1)  # noqa: E731
     with pytest.raises(UserError, match=r"not finite at step 12 \(epoch 2, batch 4\)"):
         train(tmp_path / "run", loss=poisoned, save_every=1, eval_every=4, log_every=10)
-    state = open_run(tmp_path / "run", [], {}, resume=True).load_state()
+    state = Run(tmp_path / "run").load_state()
     assert state["step"] == 11 and all(t.isfinite().all() for t in state["model"].values())
     assert all(p.isfinite().all() for p in load_model(tmp_path / "run").parameters())
 

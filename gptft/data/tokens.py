@@ -1,7 +1,7 @@
 """Texts tokenised once: all token ids of a split in one flat array, and where each text starts.
 
 A list of Python lists would take 8 to 36 bytes a token; GPT-2's ids fit in 2 (uint16), and one flat array can be
-memory-mapped from disk, so a second start reads nothing it does not use. The cache's name holds a hash of the texts and
+memory-mapped from disk, so a second start tokenises nothing. The cache's name holds a hash of the texts and
 of the vocabulary: a changed text, order or tokenizer gives another name, and a stale cache is never read.
 """
 
@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+
+from gptft.files import write_atomic
 
 IGNORED = -100  # the label of a token that is not learned; torch's cross-entropy skips it, too
 
@@ -41,15 +43,15 @@ class TokenStore:
         if cache is None:
             return cls(*_tokenise(texts, tokenizer))
         cache = Path(cache)
-        key = _key(texts, tokenizer)
+        key = fingerprint(texts, tokenizer)
         ids_file, offsets_file = (cache.with_name(f"{cache.name}-{key}.{part}.npy") for part in ("ids", "offsets"))
         if not ids_file.exists():  # written last, so its presence means that both are whole
             ids, offsets = _tokenise(texts, tokenizer)
             try:
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 stale = [p for p in cache.parent.glob(f"{cache.name}-*.npy") if key not in p.name]
-                _write(offsets_file, offsets)
-                _write(ids_file, ids)
+                write_atomic(offsets_file, lambda file: np.save(file, offsets))
+                write_atomic(ids_file, lambda file: np.save(file, ids))
                 for path in stale:
                     path.unlink(missing_ok=True)
             except OSError:
@@ -75,18 +77,11 @@ def _tokenise(texts, tokenizer):
     return flat, offsets
 
 
-def _key(texts, tokenizer):
-    """16 hex digits over the vocabulary and the texts, each with its length so that no two lists look alike."""
+def fingerprint(texts, tokenizer):
+    """list[str] -> 16 hex digits over the vocabulary and the texts, each with its length so that no two lists look alike."""
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:16]
-
-
-def _write(path, array):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as f:
-        np.save(f, array)
-    os.replace(temporary, path)
