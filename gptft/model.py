@@ -8,16 +8,76 @@ tokens in also writes them out (the tied head: there is no second matrix, hence 
 Shapes: B rows, T positions (tokens), C = n_embd, V = vocab_size, H = n_head, D = C / H.
 
 No mask for padding: rows are padded on the right, attention is causal, so a real token never sees what follows it.
+Writing a text token by token needs the keys and values of all earlier tokens again and again: KVCache keeps them.
 Left out: relative positions, RMSNorm, grouped heads and all that came after GPT-2.
 Source: Radford et al. 2019 and OpenAI's gpt-2 `model.py`: tanh-GELU, LayerNorm eps 1e-5, initialisation.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+
+class KVCache:
+    """The keys and values of the tokens read so far, so that the next token costs one position of work instead of all.
+
+    Give it to `hidden_states` as past_key_values: each call appends its tokens to every row. A token's slot is its
+    position, so rows of unequal length stand side by side, each as it would stand alone. Room for n_slots tokens a row is
+    allocated once; what lies behind a row's length is never looked at, and overwritten.
+
+    `kv` is (n_layer, B, n_slots, 2, H, D), `lengths` (B,) int64; `longest`, an int, is at least their maximum, so that
+    nobody has to ask the device.
+    On a CPU the cache of bfloat16 weights is float32: the attention of a single query is six times as fast.
+    """
+
+    def __init__(self, model, n_rows, n_slots):
+        config, weight = model.config, model.wte.weight
+        if not 1 <= n_slots <= config.n_positions:
+            raise ValueError(f"a cache of {n_slots} slots, but the model's n_positions is {config.n_positions}")
+        shape = (config.n_layer, n_rows, n_slots, 2, config.n_head, config.n_embd // config.n_head)
+        dtype = torch.promote_types(weight.dtype, torch.float32) if weight.device.type == "cpu" else weight.dtype
+        self.kv = torch.zeros(shape, dtype=dtype, device=weight.device)
+        self.truncate([0] * n_rows)
+
+    def truncate(self, lengths):
+        """Keep only each row's first tokens, lengths: list of B int. So padding is forgotten after unequal prompts."""
+        self.longest = max(lengths)
+        self.lengths = torch.tensor(lengths, device=self.kv.device)
+
+    def arrange(self, rows):
+        """Row i becomes what row rows[i] was, rows: list of int. So rows are dropped or, within n_rows, repeated."""
+        for kv in self.kv:
+            kv[: len(rows), : self.longest] = kv[rows, : self.longest]
+        self.lengths = self.lengths[rows]
+
+    def append(self, T):
+        """Make place for T more tokens a row; returns their positions, (B, T). Raises ValueError if there is no room."""
+        if self.longest + T > self.kv.shape[2]:
+            raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {self.kv.shape[2]} slots")
+        self.rows = torch.arange(len(self.lengths), device=self.kv.device)[:, None]
+        self.positions = self.lengths[:, None] + torch.arange(T, device=self.kv.device)
+        self.mask = None  # an empty cache needs none; otherwise is_causal would not do: it lets query 0 see key 0 only
+        if self.longest:
+            slots = torch.arange(self.longest + T, device=self.kv.device)
+            unseen = slots > self.positions[:, None, :, None]
+            self.mask = torch.zeros_like(unseen, dtype=self.kv.dtype).masked_fill(unseen, -torch.inf)  # (B, 1, T, slots)
+        self.lengths = self.lengths + T
+        self.longest += T
+        return self.positions
+
+    def attend(self, layer, qkv):
+        """Store a layer's new keys and values, then attend to all of the row's: (B, T, 3, H, D) -> (B, H, T, D)."""
+        kv = self.kv[layer, : len(qkv)]
+        kv[self.rows, self.positions] = qkv[:, :, 1:].to(kv.dtype)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if self.mask is None:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        k, v = kv[:, : self.longest].permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=self.mask).to(q.dtype)
 
 
 class Attention(nn.Module):
@@ -31,12 +91,15 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x):
+    def forward(self, x, cached_attention=None):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        # The functional form knows nothing of train and eval mode: dropout must be switched off by hand.
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        if cached_attention:
+            y = cached_attention(qkv)
+        else:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+            # The functional form knows nothing of train and eval mode: dropout must be switched off by hand.
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
@@ -63,8 +126,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
 
-    def forward(self, x):
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x, cached_attention=None):
+        x = x + self.attn(self.ln_1(x), cached_attention)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -72,13 +135,16 @@ class GPT2(nn.Module):
     """The language model: `GPT2(config)(token_ids)`, (B, T) int64 -> logits (B, T, V) float.
 
     `checkpoint_activations` (attribute, default False) keeps only each block's input in training and recomputes the rest
-    in the backward pass.
+    in the backward pass. `template` (the name of the prompt wording it was tuned with, or None) and `special_tokens` (the
+    names of the ids after GPT-2's own) are kept with the saved model.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.checkpoint_activations = False
+        self.template = None
+        self.special_tokens = []
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -103,8 +169,8 @@ class GPT2(nn.Module):
     def check(self, token_ids):
         """Raise ValueError, with the numbers, for ids this model can't read.
 
-        Looking at the ids makes a GPU wait, and torch.compile can't trace it: compiled code skips the check, and the
-        training data is checked once, before it is batched.
+        Looking at the ids makes a GPU wait, and torch.compile can't trace it: compiled code skips that part, and relies
+        on the vocabulary of the tokenizer, which is compared with the model's before training.
         """
         T, P, V = token_ids.shape[-1], self.config.n_positions, self.config.vocab_size
         if token_ids.dim() != 2 or token_ids.numel() == 0:
@@ -116,13 +182,22 @@ class GPT2(nn.Module):
             if low < 0 or high >= V:
                 raise ValueError(f"token ids must be from 0 to {V - 1}, got {low.item()} to {high.item()}")
 
-    def hidden_states(self, token_ids):
-        """(B, T) int64 -> the stream after the final LayerNorm, (B, T, C). Raises ValueError as `check` does."""
-        self.check(token_ids)
-        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+    def hidden_states(self, token_ids, past_key_values=None):
+        """(B, T) int64 -> the stream after the final LayerNorm, (B, T, C). Raises ValueError as `check` does.
+
+        past_key_values: a KVCache with B rows, whose tokens come before these and which takes them in (in eval mode,
+        without gradients). The ids are then not checked, so that nothing waits for the device.
+        """
+        if past_key_values is None:
+            self.check(token_ids)
+            positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        else:
+            positions = past_key_values.append(token_ids.shape[1])
         x = self.drop(self.wte(token_ids) + self.wpe(positions))
-        for block in self.h:
-            if self.checkpoint_activations and self.training:
+        for layer, block in enumerate(self.h):
+            if past_key_values is not None:
+                x = block(x, partial(past_key_values.attend, layer))
+            elif self.checkpoint_activations and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
@@ -132,5 +207,7 @@ class GPT2(nn.Module):
         """(..., C) -> logits (..., V), with the token embedding as the matrix."""
         return F.linear(hidden, self.wte.weight)
 
-    def forward(self, token_ids):
-        return self.head(self.hidden_states(token_ids))
+    def forward(self, token_ids, at=None):
+        """Logits of all positions, (B, T, V), or (n, V) of those in `at`: (n,) int64, entry row * T + t for position t."""
+        hidden = self.hidden_states(token_ids)
+        return self.head(hidden if at is None else hidden.flatten(0, 1)[at])

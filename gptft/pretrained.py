@@ -55,7 +55,7 @@ def load_model(path, dtype=None, device="cpu", dropout=None):
     with torch.device("meta"):
         if score is None:
             model = GPT2(config)
-            model.template, model.special_tokens = saved.template, saved.special_tokens
+            model.template, model.special_tokens = saved.template, list(saved.special_tokens)
         else:
             model = _build_classifier(config, score.shape[0], saved, folder)
             weights = {f"transformer.{name}": weight for name, weight in weights.items()} | {"score.weight": score}

@@ -55,15 +55,17 @@ class Tokenizer:
     """`encode(text) -> list[int]`, `decode(ids) -> str`; `eot` (50256) marks the end of a text.
 
     Text is only ever text: a literal "<|endoftext|>" in it becomes seven ordinary tokens, never id 50256.
+    special_tokens: names of further ids, from 50257 on, that no text encodes to; `special` maps every such name to its id.
     """
 
     VOCAB_SIZE = 50257
 
-    def __init__(self):
+    def __init__(self, special_tokens=()):
         ranks = read_merges()
         self.eot = len(ranks)
+        self.special = {name: self.eot + i for i, name in enumerate(["<|endoftext|>", *special_tokens])}
         self._encoding = tiktoken.Encoding(
-            name="gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": self.eot}
+            name="gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=self.special
         )
 
     def encode(self, text):

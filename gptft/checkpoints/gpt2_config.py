@@ -42,7 +42,7 @@ class SavedConfig(NamedTuple):
     pooling: str = "last"
     class_names: list | None = None
     template: str | None = None
-    special_tokens: list = []
+    special_tokens: list | tuple = ()
 
 
 def read_openai_config(path):

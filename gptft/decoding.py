@@ -1,0 +1,226 @@
+"""Writing text: prompts in, new tokens out, a batch at a time.
+
+The prompts of a batch are read in one pass, which fills the KV cache; then each pass reads the one token a row has just
+chosen. Rows of unequal length need no padding among their keys: a row's tokens stand at their own positions, as they
+would alone. A row that ends leaves the batch, and the rest gets faster.
+
+On a GPU the next pass is started before this one's ids are looked at, so that the device never waits for Python; a row
+that turns out to have ended has then done one pass too many, which is thrown away. A CPU, which computes in the order
+it is told, looks first.
+
+Left out: beam search, speculative decoding, and new prompts taking the place of rows that ended.
+Source: Pope et al. 2022, section 2 (prefill and decode); transformers' `generate` for what it returns.
+"""
+
+import codecs
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from gptft.errors import UserError
+from gptft.model import KVCache
+from gptft.sampling import Sampler
+from gptft.tokenizer import Tokenizer
+
+LOOK_LATER = ("cuda",)  # kinds of device that compute while Python goes on
+
+@dataclass
+class Generation:
+    """What a model wrote after a prompt.
+
+    ids: the new tokens, the one that ended it included. log_probs: their natural log-probabilities by the model itself
+    (temperature 1, nothing filtered), if asked for. text: what the ids say, if there was a tokenizer, without the ending
+    id or stop string. ended: "stop" for an id or a string that ends a text, "length" for the limit.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    text: str = ""
+    ended: str | None = None
+
+
+class TextStream:
+    """Bytes in, text out as soon as it is certain.
+
+    Held back are the first bytes of a character and what may be the beginning of a stop string. After a stop string
+    `stopped` is True; it and all behind it are thrown away.
+    """
+
+    def __init__(self, stop=()):
+        self.stop = [string.encode("utf-8") for string in stop]
+        self.held, self.stopped = b"", False
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, octets):
+        """bytes -> the str that has become certain."""
+        self.held += octets
+        found = [self.held.index(string) for string in self.stop if string in self.held]
+        if found:
+            self.stopped = True
+            certain, self.held = self.held[: min(found)], b""
+        else:
+            beginnings = [n for string in self.stop for n in range(1, len(string)) if self.held.endswith(string[:n])]
+            n = len(self.held) - max(beginnings, default=0)
+            certain, self.held = self.held[:n], self.held[n:]
+        return self.decoder.decode(certain)
+
+    def end(self):
+        """The str that was held back; half a character becomes U+FFFD."""
+        return self.decoder.decode(self.held, final=True)
+
+
+class _Row:
+    """A prompt and what is being written after it; `take` is given one token after the other."""
+
+    def __init__(self, number, prompt, limit, stop_ids, stop, tokenizer, on_text):
+        self.number, self.prompt, self.limit = number, prompt, limit
+        self.stop_ids, self.tokenizer, self.on_text = stop_ids, tokenizer, on_text
+        self.generation = Generation()
+        self.stream = TextStream(stop)
+
+    def take(self, id, log_prob=None):
+        """Add a token; returns whether the text has ended."""
+        new = self.generation
+        new.ids.append(id)
+        if log_prob is not None:
+            new.log_probs.append(log_prob)
+        if id in self.stop_ids:
+            new.ended = "stop"
+        elif self.tokenizer:
+            self._say(self.stream.add(self.tokenizer.decode_bytes([id])))
+            new.ended = "stop" if self.stream.stopped else None
+        if new.ended is None and len(new.ids) == self.limit:
+            new.ended = "length"
+        if new.ended:
+            self._say(self.stream.end())
+        return new.ended is not None
+
+    def _say(self, text):
+        self.generation.text += text
+        if text and self.on_text:
+            self.on_text(self.number, text)
+
+
+@torch.inference_mode()
+def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), stop=(), tokenizer=None, batch_size=None,
+           log_probs=False, on_text=None):  # fmt: skip
+    """Continue prompts; yields (i, Generation) for prompt i, in the order in which they end.
+
+    Args:
+        model: GPT2, on any device; it computes in the type of its weights. prompts: list of lists of ids, none empty.
+        sampling: Sampling. seed: int; row i draws from a generator of its own, (seed, i); None is another each time.
+        stop_ids, stop: ids and strings that end a text; strings need the tokenizer, which is also needed for text.
+        batch_size: prompts in one pass, like lengths together; None for all.
+        log_probs: whether to return log-probabilities. on_text: called with (i, str) whenever row i has more text.
+    Only ids of the vocabulary come out (GPT-2's and the model's special tokens), never those of a padded embedding.
+    Raises UserError if a prompt and its new tokens are longer than n_positions, ValueError for what can't be a prompt.
+    """
+    n_ids = min(model.config.vocab_size, Tokenizer.VOCAB_SIZE + len(model.special_tokens))
+    _check(prompts, max_new_tokens, n_ids, model.config.n_positions)
+    if stop and not (tokenizer and all(stop)):
+        raise ValueError("stop strings must not be empty, and need a tokenizer")
+    seed = np.random.SeedSequence().entropy if seed is None else seed
+    rows = [_Row(i, prompt, max_new_tokens, frozenset(stop_ids), stop, tokenizer, on_text) for i, prompt in enumerate(prompts)]
+    rows.sort(key=lambda row: len(row.prompt))
+    batch_size = batch_size or max(1, len(rows))
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            numbers, texts = [row.number for row in batch], [row.prompt for row in batch]
+            sampler = Sampler(sampling, texts, numbers, max_new_tokens, n_ids, seed, model.wte.weight.device)
+            yield from _decode_batch(model, batch, sampler, max_new_tokens, n_ids, log_probs)
+    finally:
+        model.train(was_training)
+
+
+def check_room(prompt, max_new_tokens, n_positions, place=""):
+    """Raise UserError if a prompt, a list of ids, and its new tokens don't fit; place: ", FILE, line N" or nothing."""
+    n = len(prompt) + max_new_tokens
+    if n > n_positions:
+        raise UserError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the model's "
+                        f"n_positions, {n_positions}{place}; shorten the prompt or lower --max-new-tokens")  # fmt: skip
+
+
+def _check(prompts, max_new_tokens, n_ids, n_positions):
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0 or not all(0 <= id < n_ids for id in prompt):
+            raise ValueError(f"prompt {i} must be one id or more, each from 0 to {n_ids - 1}")
+        check_room(prompt, max_new_tokens, n_positions)
+
+
+def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
+    """Yields (i, Generation) as rows end."""
+    look_later = model.wte.weight.device.type in LOOK_LATER
+    cache, logits = _prefill(model, [row.prompt for row in rows], n_tokens - 1)
+    for step in range(n_tokens):
+        logits = logits[:, :n_ids].float()
+        ids = sampler(logits)
+        chosen = [ids]
+        if with_log_probs:
+            chosen.append(logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1))
+        arriving = _Arriving(chosen)
+        if look_later and step < n_tokens - 1:
+            logits = _next_logits(model, ids, cache)
+        going_on = []
+        for k, (row, *token) in enumerate(zip(rows, *arriving.wait())):
+            if row.take(*token):
+                yield row.number, row.generation
+            else:
+                going_on.append(k)
+        if not going_on:
+            return
+        if len(going_on) < len(rows):
+            rows = [rows[k] for k in going_on]
+            ids, logits = ids[going_on], logits[going_on]
+            cache.arrange(going_on)
+            sampler.arrange(going_on)
+        if not look_later:
+            logits = _next_logits(model, ids, cache)
+
+
+def _prefill(model, prompts, n_more):
+    """Read B prompts in one pass, equal ones once -> a cache with room for n_more tokens a row, and logits (B, V)."""
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    which = {prompt: k for k, prompt in enumerate(distinct)}
+    rows, lengths = [which[tuple(prompt)] for prompt in prompts], [len(prompt) for prompt in distinct]
+    T = max(lengths)
+    token_ids = torch.tensor([[*prompt, *[0] * (T - len(prompt))] for prompt in distinct], device=model.wte.weight.device)
+    cache = KVCache(model, len(prompts), T + n_more)
+    cache.arrange(range(len(distinct)))
+    hidden = model.hidden_states(token_ids, cache)  # (distinct, T, C)
+    cache.truncate(lengths)
+    cache.arrange(rows)
+    last = hidden[torch.arange(len(distinct)), torch.tensor(lengths) - 1]
+    return cache, model.head(last)[rows]
+
+
+def _next_logits(model, ids, cache):
+    """One more token a row, (B,) -> logits (B, V)."""
+    weight = model.wte.weight
+    one_vector = len(ids) == 1 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    # oneDNN copies bfloat16 weights into an order of its own for every product. For a single vector torch's own product,
+    # which reads them as they lie, takes half the time.
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None) if one_vector else contextlib.nullcontext():
+        return model.head(model.hidden_states(ids[:, None], cache)[:, 0])
+
+
+class _Arriving:
+    """Tensors on their way from the device; `wait` gives them as lists, without waiting for work that was started since."""
+
+    def __init__(self, tensors):
+        on_gpu = tensors[0].is_cuda
+        self.tensors = [tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors]
+        self.event = torch.cuda.Event() if on_gpu else None
+        if self.event:
+            self.event.record()
+
+    def wait(self):
+        if self.event:
+            self.event.synchronize()
+        return [tensor.tolist() for tensor in self.tensors]
