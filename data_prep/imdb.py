@@ -14,11 +14,7 @@ Sentiment Analysis", and the README in its archive.
 """
 
 import gzip
-import hashlib
-import json
-import os
 import re
-import shutil
 import sys
 import tarfile
 import time
@@ -28,8 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.download import digest_of, download
+from data_prep.folder import check_replaceable, write_folder
 from gptft.data.sources import split_seeded
-from gptft.errors import DataError, Parser, UserError, command
+from gptft.errors import DataError, Parser, command
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SIZE = 84125825
@@ -65,12 +62,13 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     start, out = time.monotonic(), Path(args.out)
-    check_replaceable(out, args.overwrite)
+    check_replaceable(out, TITLE, args.overwrite)
     archive = Path(args.archive) if args.archive else fetch(out.parent / "aclImdb_v1.tar.gz")
     official = read_archive(archive)
     splits, copies = divide(official, args.seed, args.keep_duplicates)
     table = describe(splits, copies, args.keep_duplicates)
-    write_folder(out, splits, readme(archive, args, table))
+    files = {f"{split}.jsonl": map(row, reviews) for split, reviews in splits.items()}
+    write_folder(out, files | {"classes.json": [["neg", "pos"]]}, readme(archive, args, table))
     print(f"{table}\n\nwritten to {out} in {time.monotonic() - start:.1f} s")
     print(f"next: python scripts/train_logreg.py --data {out}, or python scripts/finetune_imdb.py --data {out}")
 
@@ -205,48 +203,10 @@ def describe(splits, copies, keep_duplicates):
 # ---------------------------------------------------------------- the folder
 
 
-def check_replaceable(out, overwrite):
-    """Raise UserError if `out` is in the way: anything but an absent or empty folder, or, to overwrite, one of ours."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    note = out / "README"
-    ours = note.is_file() and note.read_text(encoding="utf-8", errors="replace").startswith(TITLE)
-    if not ours:
-        raise UserError(f"--out exists and was not written by this command, {out}; choose another folder")
-    if not overwrite:
-        raise UserError(f"--out is prepared already, {out}; use it, or give --overwrite to make it again")
-
-
-def write_folder(out, splits, text):
-    """Write the files into a folder beside `out` and rename it into place, so that `out` is whole or not there."""
-    new, old = (out.parent / f".{out.name}.{kind}-{os.getpid()}" for kind in ("new", "old"))
-    try:
-        new.mkdir(parents=True)
-        sums = {f"{split}.jsonl": _write_jsonl(new / f"{split}.jsonl", reviews) for split, reviews in splits.items()}
-        (new / "classes.json").write_text('["neg", "pos"]\n', encoding="utf-8")
-        checksums = "\n".join(f"{sha256}  {name}" for name, sha256 in sums.items())
-        (new / "README").write_text(f"{text}\n## sha256\n```\n{checksums}\n```\n", encoding="utf-8")
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"can't write ({error.strerror}), {out}; check its permissions and the free space") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _write_jsonl(path, reviews):
-    """Write one object a line -> sha256 of the file."""
-    digest = hashlib.sha256()
-    with open(path, "wb") as file:
-        for review in reviews:
-            label = {} if review.label is None else {"label": review.label}
-            row = {"id": review.id, **label, "text": review.text}
-            line = json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
-            digest.update(line)
-            file.write(line)
-    return digest.hexdigest()
+def row(review):
+    """A Review as it is written."""
+    label = {} if review.label is None else {"label": review.label}
+    return {"id": review.id, **label, "text": review.text}
 
 
 def readme(archive, args, table):

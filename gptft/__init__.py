@@ -19,6 +19,7 @@ _HOMES = {
     "load_model": "pretrained",
     "save_model": "pretrained",
     "IMDbDataset": "data.imdb",
+    "InstructionDataset": "data.alpaca",
 }
 
 __all__ = sorted(_HOMES)

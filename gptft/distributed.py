@@ -44,3 +44,12 @@ def sum_over_processes(tensor):
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def gather(items):
+    """This process's list of plain objects -> the lists of all processes, one after the other, in each of them."""
+    if world_size() == 1:
+        return items
+    lists = [None] * world_size()
+    dist.all_gather_object(lists, items)
+    return [item for one in lists for item in one]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import imdb
+from data_prep import folder, imdb
 from gptft.data.imdb import load_reviews
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "aclImdb_texts.tar.gz"
@@ -194,14 +194,14 @@ def test_nothing_half_written(make, tmp_path, monkeypatch, capsys, error):
     archive, out = make(), tmp_path / "out"
     prepare(archive, out)
     before = rows(out / "train.jsonl")
-    write = imdb._write_jsonl
+    write = folder._write_jsonl
 
     def fail_late(path, reviews):
         if path.name == "test.jsonl":
             raise error
         return write(path, reviews)
 
-    monkeypatch.setattr(imdb, "_write_jsonl", fail_late)
+    monkeypatch.setattr(folder, "_write_jsonl", fail_late)
     code = {OSError: 2, KeyboardInterrupt: 130}[type(error)]
     assert prepare(archive, tmp_path / "new") == code and prepare(archive, out, "--overwrite") == code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "out"]

@@ -218,9 +218,9 @@ class InstructionDataset:
         """What became of examples that are too long, a line for people; "" if there are none."""
         parts = []
         if self.n_cut:
-            parts.append(f"{self.n_cut:,} responses are cut at {self.max_length} tokens, without end-of-text")
+            parts.append(f"responses cut at {self.max_length} tokens, without end-of-text: {self.n_cut:,}")
         if self.n_dropped:
-            parts.append(f"{self.n_dropped:,} examples are dropped, their prompt alone fills {self.max_length} tokens")
+            parts.append(f"examples dropped, as their prompt alone fills {self.max_length} tokens: {self.n_dropped:,}")
         return "; ".join(parts)
 
 

@@ -1,0 +1,55 @@
+"""GPT-2 as a language model that is tuned: its loss, and new tokens in its vocabulary.
+
+The product with the head, (positions, C) x (C, 50257), is most of a small model's work, and where only responses are
+learned, most positions have no loss. So the vectors of the learned positions are gathered first, and the head sees
+nothing else.
+
+Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models" (new rows at the mean).
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gptft.errors import UserError
+from gptft.tokenizer import Tokenizer
+
+ROUND_TO = 64  # positions
+
+
+def token_losses(model, batch):
+    """LMBatch -> the negative log-probability of each learned token, in nats, (n,) float32, in the order of `learned`."""
+    # Rounded up, the product has one of few shapes: for each new one a CPU's or compiler's kernel would be made and kept.
+    at = F.pad(batch.learned, (0, -batch.n % ROUND_TO))
+    logits = model(batch.token_ids, at)[: batch.n]
+    return F.cross_entropy(logits.float(), batch.labels.flatten()[batch.learned + 1], reduction="none")
+
+
+def language_loss(model, batch):
+    """LMBatch -> the sum over its learned tokens, float32 scalar; 0, with a gradient of 0, if there is none."""
+    return token_losses(model, batch).sum()
+
+
+@torch.no_grad()
+def add_special_tokens(model, names):
+    """Give a GPT2 the special tokens `names`, ids 50257 and on, unless it has them already; in place.
+
+    Their rows of the embedding start at the mean of GPT-2's own rows: a new token is then as likely as a middling one,
+    where a random row could be likelier than all others.
+    Raises UserError if the model has other special tokens.
+    """
+    names, V = list(names), Tokenizer.VOCAB_SIZE
+    if names in ([], model.special_tokens):
+        return
+    if model.special_tokens:
+        raise UserError(f"can't add the tokens {', '.join(names)} to a model that has {', '.join(model.special_tokens)}; "
+                        "use another --template or --model")  # fmt: skip
+    old = model.wte.weight
+    weight = old.new_empty(max(len(old), V + len(names)), old.shape[1])
+    weight[: len(old)] = old
+    weight[V : V + len(names)] = old[:V].mean(0)
+    model.wte = nn.Embedding.from_pretrained(weight, freeze=False)
+    model.config = dataclasses.replace(model.config, vocab_size=len(weight))
+    model.special_tokens = names
