@@ -1,0 +1,107 @@
+"""What a model makes of instructions: its loss on held-out responses, the responses it writes, and the task suite.
+
+Responses are written greedily and in float32, so that they don't depend on how the prompts were batched. With several
+processes each one takes its share, and all get everything.
+
+Left out: a judge. Whether a response is true, or good, no program here can tell.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from gptft import distributed
+from gptft.data.alpaca import TEMPLATES, Example, InstructionDataset
+from gptft.data.batching import eval_batches, lm_batch
+from gptft.generate import generate
+from gptft.hardware import evaluating
+from gptft.language import token_losses
+from gptft.tasks import load_tasks, passes, task_results
+from gptft.text_metrics import Response, text_metrics
+
+EVAL_BATCH = 8  # rows of a pass that computes losses; their logits are large
+WRITE_BATCH = 32  # prompts answered at the same time
+RESPONSE_TOKENS = 200  # longest response to a test prompt
+TASK_TOKENS = 64  # longest response to a task; the right ones are short
+
+
+def response_losses(model, dataset, pad_id, hardware):
+    """Losses of all rows of a dataset -> (N,) float64, the sum over the row's learned tokens in nats; (N,) int64, their count.
+
+    Call it under `evaluating(model, hardware)`.
+    """
+    found = []
+    for batch in eval_batches(dataset, lm_batch, pad_id, EVAL_BATCH):
+        B, T = batch.token_ids.shape
+        losses, row = token_losses(model, hardware.put(batch)).cpu().double(), batch.learned // T
+        sums = torch.zeros(B, dtype=torch.float64).index_add_(0, row, losses)
+        found += zip(batch.rows.tolist(), sums.tolist(), torch.bincount(row, minlength=B).tolist())
+    _, sums, counts = zip(*sorted(distributed.gather(found)))
+    return np.array(sums), np.array(counts)
+
+
+def loss_metrics(model, dataset, pad_id, hardware):
+    """-> dict of n (rows), loss (mean over all response tokens, nats), perplexity and response_tokens. As response_losses."""
+    sums, counts = response_losses(model, dataset, pad_id, hardware)
+    loss = sums.sum() / counts.sum()
+    return {"n": len(sums), "loss": float(loss), "perplexity": math.exp(min(loss, 700)), "response_tokens": int(counts.sum())}
+
+
+def respond(model, prompts, tokenizer, max_new_tokens):
+    """Greedy answers to prompts (lists of ids) -> list[Response]. Where less room is left in the context, it limits them."""
+    mine = range(distributed.rank(), len(prompts), distributed.world_size())
+    room = {i: model.config.n_positions - len(prompts[i]) for i in mine}
+    groups = {}
+    for i in mine:
+        groups.setdefault(min(room[i], max_new_tokens), []).append(i)
+    found = []
+    for limit, group in groups.items():
+        wanted = [prompts[i] for i in group]
+        written = generate(model, wanted, limit, 0, eos_id=tokenizer.eot, batch_size=WRITE_BATCH) if limit > 0 else [[]] * len(group)
+        found += zip(group, written)
+    responses = []
+    for _, ids in sorted(distributed.gather(found)):
+        ended = ids[-1:] == [tokenizer.eot]
+        ids = ids[:-1] if ended else ids
+        responses.append(Response(ids, tokenizer.decode(ids), ended))
+    return responses
+
+
+def forced_choices(model, tasks, tokenizer, hardware):
+    """Is the right response of each task more probable than the three wrong ones? -> (N,) bool. As response_losses.
+
+    A response's probability is that of all its tokens and of ending there; if the best are equal, that is no.
+    """
+    examples = [Example(0, task.instruction, task.input, choice) for task in tasks for choice in task.choices]
+    dataset = InstructionDataset(examples, tokenizer, model.template, model.config.n_positions)
+    losses = np.full(len(examples), np.inf)  # what doesn't fit into the context is improbable
+    losses[dataset.rows], _ = response_losses(model, dataset, tokenizer.eot, hardware)
+    losses = losses.reshape(len(tasks), -1)
+    return losses[:, 0] < losses[:, 1:].min(1)
+
+
+def evaluate_instructions(model, datasets, tokenizer, hardware, n_prompts):
+    """All that is reported of a model -> ({split: metrics} and "tasks", rows of predictions.jsonl).
+
+    Args: `model` has a template; `datasets` are InstructionDatasets by split, with loss="response"; at most `n_prompts`
+    of the test prompts, evenly spaced, are answered.
+    """
+    template, test, tasks = TEMPLATES[model.template], datasets["test"], load_tasks()
+    with evaluating(model, hardware):
+        results = {split: loss_metrics(model, dataset, tokenizer.eot, hardware) for split, dataset in datasets.items()}
+        chosen = forced_choices(model, tasks, tokenizer, hardware)
+
+    examples = [test.examples[i] for i in np.linspace(0, len(test) - 1, min(len(test), n_prompts)).astype(int)]
+    prompts = [template.encode(tokenizer, example.instruction, example.input) for example in examples]
+    responses = respond(model, prompts, tokenizer, RESPONSE_TOKENS)
+    results["test"] |= text_metrics(responses, [example.output for example in examples], template.markers)
+
+    prompts = [template.encode(tokenizer, task.instruction, task.input) for task in tasks]
+    passed = [passes(task, response.text) for task, response in zip(tasks, respond(model, prompts, tokenizer, TASK_TOKENS))]
+    results["tasks"] = {"written": task_results(tasks, passed), "forced_choice": task_results(tasks, chosen.tolist())}
+    predictions = [
+        {"id": example.id, "prompt": template.text(example.instruction, example.input), "response": response.text, "ended": response.ended}
+        for example, response in zip(examples, responses)
+    ]  # fmt: skip
+    return results, predictions
