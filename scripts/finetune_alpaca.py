@@ -1,0 +1,134 @@
+"""Tune GPT-2 to follow instructions.
+
+Reads instructions and responses, trains on `train`, keeps the weights with the lowest response loss on `val`, and
+reports them beside the weights it started from: the loss on `test`, which nothing else has looked at, the responses it
+writes to test prompts, and a suite of tasks that a program can check.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gptft.config import ModelOptions, TrainOptions, add_options, fill, from_args
+from gptft.errors import Parser, UserError, command
+
+PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1)
+FROM_SCRATCH = dict(epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2)
+TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss the final table shows beside val and test
+REAL_RUN = """nothing named: the bundled examples and a small GPT-2 from scratch. The real run:
+  python -m data_prep.alpaca && python -m data_prep.gpt2 --size 124M
+  python scripts/finetune_alpaca.py --data data/alpaca --model 124M"""
+
+
+def parse(argv):
+    parser = Parser(prog="scripts/finetune_alpaca.py", description=__doc__)
+    parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, "
+                        ".json or .csv file with fields instruction, input and output (default: sample)")  # fmt: skip
+    parser.add_argument("--template", choices=("alpaca", "short", "special"), help="wording around an instruction: Stanford "
+                        "Alpaca's; ### User and ### Assistant; special tokens (default: the model's own, else alpaca)")  # fmt: skip
+    parser.add_argument("--loss", choices=("response", "all"), default="response",
+                        help="tokens that are learned: the response's, or the prompt's, too (default: response)")  # fmt: skip
+    parser.add_argument("--inspect", type=int, metavar="N", help="print N training examples, learned tokens marked, and stop")
+    parser.add_argument("--evaluate-only", action="store_true", help="don't train: evaluate the weights in --out again")
+    parser.add_argument("--test-prompts", type=int, default=200, metavar="N",
+                        help="test prompts that are answered, evenly spaced (default: 200)")  # fmt: skip
+    add_options(parser, ModelOptions)
+    add_options(parser, TrainOptions, out="runs/alpaca")
+    args = parser.parse_args(argv)
+    for flag in ("inspect", "test_prompts"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}")
+    model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
+    options = dataclasses.replace(options, schedule="cosine")
+    return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
+
+
+@command
+def main(argv):
+    args, model_options, options = parse(argv)
+
+    import torch
+
+    from gptft import distributed
+    from gptft.data.alpaca import InstructionDataset, load_instructions, marked
+    from gptft.data.batching import TrainBatches, lm_batch
+    from gptft.data.tokens import cache_stem
+    from gptft.evaluate import evaluate_instructions, loss_metrics
+    from gptft.hardware import choose_hardware
+    from gptft.initial import initial_instructed
+    from gptft.language import language_loss
+    from gptft.report import instruction_table
+    from gptft.run import Run, open_run
+    from gptft.tokenizer import Tokenizer
+    from gptft.trainer import fit
+
+    def load(which, template):
+        torch.manual_seed(options.seed)  # of random weights
+        return initial_instructed(which, options.dropout, template)
+
+    instructions = load_instructions(args.data, options.seed)
+    trained = ModelOptions(model=str(Path(options.out).resolve()))
+    if args.evaluate_only and not args.template:
+        args.template = load(trained, None).model.template
+    model, description = load(model_options, args.template)
+    template, limit = model.template, model.config.n_positions
+    options = fill(options, max_length=min(limit, 512))
+    if options.max_length > limit:
+        raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
+    tokenizer = Tokenizer(model.special_tokens)
+    train = InstructionDataset(instructions.splits["train"], tokenizer, template, options.max_length, args.loss,
+                               cache_stem(args.data, "train"))  # fmt: skip
+    if args.inspect:
+        for i in range(min(args.inspect, len(train))):
+            print(f"--- {i + 1}\n{marked(*train[i], tokenizer, colour=sys.stdout.isatty())}")
+        return
+    reported = instructions.splits | {"train": instructions.splits["train"][:: -(-len(train) // TRAIN_ROWS)]}
+    datasets = {split: InstructionDataset(examples, tokenizer, template, options.max_length) for split, examples in reported.items()}
+    batches = TrainBatches(train, lm_batch, tokenizer.eot, options)
+    hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
+    distributed.setup(hardware.type)
+    model.checkpoint_activations = options.checkpoint_activations
+    model.to(hardware.device)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    command_line = ["python", "scripts/finetune_alpaca.py", *argv]
+    recorded = vars(args) | dataclasses.asdict(options)
+    run = Run(options.out) if args.evaluate_only else open_run(options.out, command_line, recorded, options.resume, options.overwrite)
+
+    if args.data == "sample" and not args.model:
+        print(REAL_RUN)
+    counts = ", ".join(f"{len(examples):,} {split}" for split, examples in instructions.splits.items())
+    notes = [f"{split}: {d.note()}" for split, d in (datasets | {"train": train}).items() if d.note()]
+    print(*instructions.notes, f"data: {instructions.name}: {counts}", *notes, f"model: {description}, {n_parameters:,} parameters",
+          f"template: {template}, learned: {args.loss}", f"computing on {hardware.why}", options.describe(),
+          f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
+
+    if args.evaluate_only:
+        training = {key: run.read_results().get(key) for key in ("seconds", "tokens_per_second", "best_step")}
+    else:
+        fitted = fit(model, batches, language_loss, lambda model: loss_metrics(model, datasets["val"], tokenizer.eot, hardware),
+                     lambda val: (-val["loss"],), options, hardware, run)  # fmt: skip
+        training = {"seconds": round(fitted.seconds, 1), "tokens_per_second": round(fitted.tokens / fitted.seconds),
+                    "best_step": fitted.best_step}  # fmt: skip
+    del model  # a device needs room for one at a time
+
+    def evaluate(which):
+        model = load(which, template).model.to(hardware.device)
+        return evaluate_instructions(model, datasets, tokenizer, hardware, args.test_prompts)
+
+    print("writing answers to test prompts and tasks, with the tuned weights and with those before", flush=True)
+    tuned, predictions = evaluate(trained)
+    base, _ = evaluate(model_options)
+    if distributed.is_main():
+        run.write_predictions(predictions)
+        run.write_results({
+            "task": "instructions", "model": description, "data": instructions.name, "template": template, "learned": args.loss,
+            "device": hardware.device, "precision": hardware.precision, **training, **tuned, "base": base,
+        })  # fmt: skip
+        print(f"\nthe best weights, of step {training['best_step']}:\n{instruction_table(base, tuned)}")
+    distributed.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
