@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainOptions, add_options, fill, from_args
+from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args
 from gptft.errors import Parser, UserError, command
 
-PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1)
-FROM_SCRATCH = dict(epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2)
+PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
+FROM_SCRATCH = dict(epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2, max_length=512)
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss the final table shows beside val and test
 REAL_RUN = """nothing named: the bundled examples and a small GPT-2 from scratch. The real run:
   python -m data_prep.alpaca && python -m data_prep.gpt2 --size 124M
@@ -23,7 +23,8 @@ REAL_RUN = """nothing named: the bundled examples and a small GPT-2 from scratch
 
 
 def parse(argv):
-    parser = Parser(prog="scripts/finetune_alpaca.py", description=__doc__)
+    recipes = f"defaults by the model\n  pretrained: {as_flags(PRETRAINED)}\n  from scratch: {as_flags(FROM_SCRATCH)}"
+    parser = Parser(prog="scripts/finetune_alpaca.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, "
                         ".json or .csv file with fields instruction, input and output (default: sample)")  # fmt: skip
     parser.add_argument("--template", choices=("alpaca", "short", "special"), help="wording around an instruction: Stanford "
@@ -54,7 +55,7 @@ def main(argv):
     from gptft import distributed
     from gptft.data.alpaca import InstructionDataset, load_instructions, marked
     from gptft.data.batching import TrainBatches, lm_batch
-    from gptft.data.tokens import cache_stem
+    from gptft.data.tokens import cache_stem, fingerprint
     from gptft.evaluate import evaluate_instructions, loss_metrics
     from gptft.hardware import choose_hardware
     from gptft.initial import initial_instructed
@@ -74,7 +75,8 @@ def main(argv):
         args.template = load(trained, None).model.template
     model, description = load(model_options, args.template)
     template, limit = model.template, model.config.n_positions
-    options = fill(options, max_length=min(limit, 512))
+    if args.max_length is None:
+        options = dataclasses.replace(options, max_length=min(options.max_length, limit))
     if options.max_length > limit:
         raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
     tokenizer = Tokenizer(model.special_tokens)
@@ -93,7 +95,9 @@ def main(argv):
     model.to(hardware.device)
     n_parameters = sum(p.numel() for p in model.parameters())
     command_line = ["python", "scripts/finetune_alpaca.py", *argv]
-    recorded = vars(args) | dataclasses.asdict(options)
+    texts = [f"{example.instruction} {example.output}" for example in instructions.splits["train"]]
+    settled = {"precision": hardware.precision, "template": template, "train_texts": fingerprint(texts, tokenizer)}
+    recorded = vars(args) | dataclasses.asdict(options) | settled
     run = Run(options.out) if args.evaluate_only else open_run(options.out, command_line, recorded, options.resume, options.overwrite)
 
     if args.data == "sample" and not args.model:

@@ -1,0 +1,108 @@
+"""The rules of the house, which no reviewer should have to check: import order, packages, size, opening paragraphs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A file imports only files above it.
+ORDER = """
+errors files config tokenizer distributed metrics text_metrics tasks hardware
+checkpoints.crc32c checkpoints.sorted_table checkpoints.tf_bundle checkpoints.safetensors checkpoints.gpt2_config
+checkpoints.gpt2_names model classifier language pretrained
+data.sources data.tokens data.imdb data.alpaca data.batching initial
+baseline.bag_of_words baseline.logistic_regression
+optim run progress trainer sampling decoding generate evaluate predict report
+""".split()
+
+SOURCES = sorted(p for folder in ("gptft", "data_prep", "scripts") for p in (ROOT / folder).rglob("*.py"))
+ALLOWED = {"torch", "tiktoken", "numpy", "gptft", "data_prep"} | sys.stdlib_module_names
+
+
+def imported(path):
+    """The dotted names a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT / "gptft").with_suffix("").parts)
+
+
+def test_imports_run_only_downward():
+    files = [p for p in SOURCES if p.is_relative_to(ROOT / "gptft") and p.name != "__init__.py"]
+    assert sorted(map(name_of, files)) == sorted(ORDER)
+    for path in files:
+        for name in imported(path):
+            name = name.removeprefix("gptft.")
+            if name in ORDER:
+                assert ORDER.index(name) < ORDER.index(name_of(path)), f"{path.name} imports {name}, which stands below it"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_keeps_the_rules(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert {name.split(".")[0] for name in imported(path)} <= ALLOWED
+    assert text.count("\n") <= 350, "one subject, one sitting"
+    assert path.name == "__init__.py" or ast.get_docstring(tree), "a file opens with what it does"
+    if path.is_relative_to(ROOT / "gptft"):
+        for node in tree.body:  # public functions and classes say what they take and give
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and node.name not in ("main", "parse"):
+                body = node.end_lineno - node.lineno
+                assert ast.get_docstring(node) or body < 6, f"{node.name} has no docstring"
+
+
+def code_lines(path):
+    """Lines of a file that hold code: no blank lines, comments and docstrings."""
+    text = path.read_text(encoding="utf-8")
+    docstrings = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and n not in docstrings for n, line in lines)
+
+
+def test_library_stays_small():
+    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 3500
+
+
+def test_readme_names_every_file():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("```\ngptft/") :]
+    tree = tree[: tree.index("```", 3)]
+    for path in SOURCES:
+        assert path.name == "__init__.py" or path.name in tree, f"{path.name} is missing in README's tree"
+    for word in tree.replace(",", " ").split():
+        assert not word.endswith(".py") or any(path.name == word for path in SOURCES), f"README's tree names {word}"
+
+
+def test_only_the_known_folders_are_in_git():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("not a git checkout")
+    folders = {name.split("/")[0] for name in listed.stdout.splitlines() if "/" in name}
+    assert folders <= {"gptft", "data_prep", "scripts", "tests", ".ci"}
+
+
+@pytest.mark.parametrize("command", [[str(p.relative_to(ROOT))] for p in sorted((ROOT / "scripts").glob("*.py"))]
+                         + [["-m", f"data_prep.{p.stem}"] for p in sorted((ROOT / "data_prep").glob("*.py"))
+                            if "def main" in p.read_text(encoding="utf-8")] + [["-m", "gptft.report"]])  # fmt: skip
+def test_help_is_light(command):
+    # torch takes over a second to import; a person who asks for help should not wait for it.
+    code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, '.')\nimport runpy\ntry:\n    "
+    run = f"runpy.run_module({command[-1]!r}, run_name='__main__')" if command[0] == "-m" else f"runpy.run_path({command[0]!r}, run_name='__main__')"  # fmt: skip
+    code += run + "\nexcept SystemExit as e:\n    assert not e.code, e.code\nassert 'torch' not in sys.modules and 'tiktoken' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout and "--" in done.stdout
