@@ -23,12 +23,12 @@ REAL_RUN = """nothing named: the bundled reviews. The real run:
 
 def parse(argv):
     parser = Parser(prog="scripts/train_logreg.py", description=__doc__)
-    parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, "
-                        ".csv or .json file with fields text and label (default: sample)")  # fmt: skip
+    parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a "
+                        ".jsonl, .csv or .json file with fields text and label (default: sample)")  # fmt: skip
     parser.add_argument("--features", choices=tuple(FIRST_C), default="nbsvm", help="see above (default: nbsvm)")
     parser.add_argument("--C", type=float, metavar="X", help="inverse strength of the L2 penalty, as in scikit-learn; "
                         "default: the one with the lowest loss on val")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split, where the data has none (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a split that is made here (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="throw away what is in --out")
     parser.add_argument("--out", default="runs/logreg", metavar="NAME", help="run folder (default: runs/logreg)")
     args = parser.parse_args(argv)
@@ -86,33 +86,33 @@ def main(argv):
         number = WordNumbers(WORDS_AND_MARKS if nbsvm else WORDS)
         documents = {split: number([review.text for review in rows]) for split, rows in reviews.splits.items()}
     with timed(seconds, "counting n-grams"):
-        # One matrix for train and val. A column without entries in the rows that a model is trained on has no effect on it.
+        # One matrix for train and val: columns that the rows in training don't have can't influence a model of them.
         bag = BagOfNgrams(3, MIN_DOCUMENTS, presence=True) if nbsvm else BagOfNgrams()
         by_row, by_column = bag.fit(documents["train"].followed_by(documents["val"]))
         rows = {"train": by_row.lists(0, n_train), "val": by_row.lists(n_train, None)}
         rows |= {split: bag.transform(documents[split]) for split in documents if split not in rows}
     print(f"{args.features}: {len(bag.ngrams):,} columns, {len(rows['train'].indices):,} entries in train", flush=True)
 
-    def evaluate(fit, by_row, split):
-        log_probs = fit.model.log_probs(by_row)
+    def evaluate(fit, split):
+        log_probs = fit.model.log_probs(rows[split])
         return classification_metrics(labels[split], log_probs), log_probs
 
     with timed(seconds, "fitting"):
         training = LogisticRegression(rows["train"], by_column.below(n_train), labels["train"], **settings)
         trials = []
-        for fit, loss in choose_C(training.fit, lambda fit: evaluate(fit, rows["val"], "val")[0]["loss"],
+        for fit, loss in choose_C(training.fit, lambda fit: evaluate(fit, "val")[0]["loss"],
                                   args.C or FIRST_C[args.features], most_steps=0 if args.C else 6):  # fmt: skip
             print(f"  {fit.describe()}; loss on val {loss:.4f}", flush=True)
             trials.append((loss, fit))
         _, best = min(trials, key=lambda trial: trial[0])
     with timed(seconds, "scoring"):
-        scored = {split: evaluate(best, rows[split], split) for split in rows}
+        scored = {split: evaluate(best, split) for split in rows}
         tables = {split: table for split, (table, _) in scored.items()}
     if nbsvm:
         with timed(seconds, "refitting"):
             both = LogisticRegression(by_row, by_column, np.append(labels["train"], labels["val"]), **settings)
             refit = both.fit(best.C, start=best)
-            tables["test_refit"], _ = evaluate(refit, rows["test"], "test")
+            tables["test_refit"], _ = evaluate(refit, "test")
         print(f"  {refit.describe()}; on train and val")
 
     with timed(seconds, "writing"):
@@ -127,8 +127,9 @@ def main(argv):
     total, memory = time.perf_counter() - begun, peak_memory()
     run.write_results({
         "task": "classification", "model": args.features, "data": reviews.name, "classes": reviews.classes,
-        "device": "cpu", "precision": "fp64", "seconds": round(total, 2), "phases": seconds, "peak_memory": memory,
-        "tokens_per_second": round(sum(len(d.words) for d in documents.values()) / total), "C": best.C, **tables,
+        "device": "cpu", "precision": "fp64", "seconds": round(total, 2), "phase_seconds": seconds,
+        "tokens_per_second": round(sum(len(d.words) for d in documents.values()) / total),
+        "peak_memory_bytes": memory, "C": best.C, "converged": best.converged, **tables,
     })  # fmt: skip
 
     print(f"\nC {best.C:.4g}, trained on train alone" + (" (test_refit: on train and val)" if nbsvm else ""))

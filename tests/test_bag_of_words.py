@@ -28,7 +28,8 @@ def counted(texts, max_n, min_documents, presence):
         words = text.split()
         bags.append(Counter(" ".join(words[i : i + n]) for n in range(1, max_n + 1) for i in range(len(words) - n + 1)))
     documents = Counter(ngram for bag in bags for ngram in bag)
-    return {g: [min(bag[g], 1) if presence else bag[g] for bag in bags] for g, n in documents.items() if n >= min_documents}
+    most = 1 if presence else max(map(len, texts))
+    return {g: [min(bag[g], most) for bag in bags] for g, n in documents.items() if n >= min_documents}
 
 
 def random_texts(n, seed, vocabulary="abcdefgh", longest=15):
@@ -84,7 +85,8 @@ def test_ngrams_are_those_of_a_plain_counter(max_n, min_documents, presence):
 
 
 def test_transform_finds_the_columns_of_fit_and_nothing_else():
-    train, test = random_texts(50, seed=1), ["", "new a b", "h new h", "a b c d", "newer", *random_texts(30, 2, "abcdxyz")]
+    train = random_texts(50, seed=1)
+    test = ["", "new a b", "h new h", "a b c d", "newer", *random_texts(30, 2, "abcdxyz")]
     number, bag = WordNumbers(WORDS_AND_MARKS), BagOfNgrams(3, 2, presence=True)
     documents = number(train), number(test)  # words of test that train has not have numbers beyond all of train's
     bag.fit(documents[0])

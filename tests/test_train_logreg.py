@@ -15,7 +15,7 @@ import train_logreg  # noqa: E402
 
 from gptft import report  # noqa: E402
 
-WORDS = {"bad": ["awful", "boring", "dull"], "good": ["great", "fine", "lovely"], "so-so": ["average", "usual", "plain"]}
+WORDS = {"bad": ["awful", "boring", "dull"], "good": ["great", "fine", "lovely"], "so-so": ["usual", "plain", "mixed"]}
 
 
 def run(*argv):
@@ -24,7 +24,8 @@ def run(*argv):
 
 def read(folder):
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return results, [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return results, [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,11 @@ def sample(tmp_path_factory):
 def test_sample_results(sample):
     nbsvm, rows = read(sample / "nbsvm")
     unigram, _ = read(sample / "unigram")
-    assert {"task", "model", "data", "device", "precision", "seconds", "tokens_per_second", "train", "val", "test"} <= set(nbsvm)
-    assert [nbsvm[split]["n"] for split in ("train", "val", "test", "test_refit", "implied")] == [480, 120, 200, 200, 640]
-    assert nbsvm["test"]["accuracy"] > 0.85 and nbsvm["test_refit"]["accuracy"] > 0.88 and unigram["test"]["accuracy"] > 0.84
+    assert {"task", "model", "data", "device", "precision", "seconds", "tokens_per_second"} <= set(nbsvm)
+    rows_of = {"train": 480, "val": 120, "test": 200, "test_refit": 200, "implied": 640}
+    assert {split: nbsvm[split]["n"] for split in rows_of} == rows_of
+    assert nbsvm["test"]["accuracy"] > 0.85 and nbsvm["test_refit"]["accuracy"] > 0.88
+    assert unigram["test"]["accuracy"] > 0.84
     assert "test_refit" not in unigram and nbsvm["classes"] == ["neg", "pos"]
     # The predictions are those of the model trained on train alone, row by row.
     assert len({row["id"] for row in rows}) == 200 and all(abs(sum(row["probabilities"]) - 1) < 2e-6 for row in rows)
@@ -78,7 +81,8 @@ def test_no_arguments_run_says_what_the_real_run_is_and_how_it_went(tmp_path, mo
     printed = capsys.readouterr().out
     assert "python scripts/train_logreg.py --data data/imdb" in printed.split("C 10:")[0]
     assert "480 train, 120 val, 200 test, 640 implied" in printed and "converged after" in printed
-    assert "test_refit" in printed and "what speaks most for each class:\n  neg: " in printed and "counting n-grams" in printed
+    assert "test_refit" in printed and "counting n-grams" in printed
+    assert "what speaks most for each class:\n  neg: " in printed
     record = json.loads((tmp_path / "runs/logreg/run.json").read_text(encoding="utf-8"))
     assert record["command"] == "python scripts/train_logreg.py" and record["options"]["features"] == "nbsvm"
     assert run() == 2 and "already holds results" in capsys.readouterr().err
@@ -87,7 +91,10 @@ def test_no_arguments_run_says_what_the_real_run_is_and_how_it_went(tmp_path, mo
 
 @pytest.mark.parametrize("features", ["nbsvm", "unigram"])
 def test_own_data_with_three_classes(tmp_path, capsys, features):
-    rows = [{"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label} for i in range(40) for label in WORDS]
+    def text(label, i):
+        return f"film number {i} was {WORDS[label][i % 3]} to see"
+
+    rows = [{"text": text(label, i), "label": label} for i in range(40) for label in WORDS]
     path = tmp_path / "my.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert run("--data", path, "--features", features, "--out", tmp_path / "run") == 0
@@ -96,10 +103,9 @@ def test_own_data_with_three_classes(tmp_path, capsys, features):
     assert results["train"]["n"] + results["val"]["n"] + results["test"]["n"] == 120
     assert all(row["probabilities"][row["label"]] > 0.5 for row in predictions)
     lines = capsys.readouterr().out.splitlines()
-    for label in WORDS:  # the words that give a class away stand first on its line
+    for label in WORDS:  # what stands first on the line of a class has one of its words in it
         strongest = next(line for line in lines if line.startswith(f"  {label}: ")).split(": ")[1].split(" | ")
-        assert set(strongest[:3]) <= {w for w in WORDS[label]} | {f"was {w}" for w in WORDS[label]} | {
-            f"{w} to" for w in WORDS[label]} | {f"was {w} to" for w in WORDS[label]} | {f"{w} to see" for w in WORDS[label]}  # fmt: skip
+        assert all(set(ngram.split()) & set(WORDS[label]) for ngram in strongest[:3])
 
 
 def test_a_given_C_is_used_and_not_searched(tmp_path, capsys):
@@ -110,7 +116,8 @@ def test_a_given_C_is_used_and_not_searched(tmp_path, capsys):
 
 def test_the_same_command_gives_the_same_numbers(tmp_path, sample):
     assert run("--out", tmp_path / "again") == 0
-    assert (tmp_path / "again" / "predictions.jsonl").read_bytes() == (sample / "nbsvm" / "predictions.jsonl").read_bytes()
+    again, before = tmp_path / "again", sample / "nbsvm"
+    assert (again / "predictions.jsonl").read_bytes() == (before / "predictions.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("argv, says", [
@@ -134,7 +141,8 @@ def test_runs_without_torch_from_any_folder(tmp_path):
     # The baseline is numpy alone; torch would add a second to every run.
     code = ("import sys, runpy\nsys.argv = ['train_logreg.py', '--features', 'unigram', '--C', '0.1']\n"
             f"try:\n    runpy.run_path({str(ROOT / 'scripts' / 'train_logreg.py')!r}, run_name='__main__')\n"
-            "except SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules and 'tiktoken' not in sys.modules")  # fmt: skip
+            "except SystemExit as end:\n    assert not end.code\n"
+            "assert 'torch' not in sys.modules and 'tiktoken' not in sys.modules")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "logreg" / "results.json").is_file()

@@ -25,13 +25,13 @@ import numpy as np
 WORDS = r"\w\w+"  # finds what scikit-learn's (?u)\b\w\w+\b finds, a little faster
 WORDS_AND_MARKS = r"\w+|[^\w\s]"  # every word, and each punctuation mark as a word of its own
 
-KEY_BITS, POSITION_BITS = 32, 31  # of an integer that is sorted
-LEAST_PART_BITS = 3  # sorting is divided into 8 parts, for the threads; into more where keys are longer than KEY_BITS
-BLOCK = 1 << 18  # list entries gathered at a time
+KEY_BITS, POSITION_BITS = 32, 31  # of the integers that are sorted
+LEAST_PART_BITS = 3  # the sort is divided into 8 parts, for the threads; into more where keys are longer than KEY_BITS
+BLOCK = 1 << 18  # list entries that a thread gathers at a time
 
 
 def in_threads(function, *arguments):
-    """`list(map(function, *arguments))` on all cores: numpy's sorting, gathering and adding don't hold Python's lock."""
+    """`list(map(function, *arguments))` on up to 8 cores: numpy sorts, gathers and adds up without Python's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, *arguments))
 
@@ -141,7 +141,7 @@ def _group(keys, positions, rows):
 
 
 def _group_in_parts(keys, positions, rows, part_bits):
-    """Group 2**part_bits parts, told apart by the low bits of the key, each by itself -> list[_Groups]."""
+    """Group the occurrences in 2**part_bits parts, told apart by the low bits of the key -> list[_Groups]."""
     parts = keys & (1 << part_bits) - 1
 
     def group(part):
@@ -199,7 +199,8 @@ class BagOfNgrams:
             if more:
                 keys += begin[positions].astype(np.int64) * self._n_single
             if fitting:
-                part_bits = max(LEAST_PART_BITS, int(keys.max(initial=0)).bit_length() - KEY_BITS)
+                largest = len(self.ngrams) * self._n_single if more else 0  # the number of a word always fits
+                part_bits = max(LEAST_PART_BITS, largest.bit_length() - KEY_BITS)
             else:
                 part_bits = len(self._known[more]).bit_length() - 1
             groups = _group_in_parts(keys, positions, rows, part_bits)

@@ -1,8 +1,8 @@
 """Logistic regression on sparse counts, plain or with naive-Bayes weights, minimised by a hand-written L-BFGS.
 
 For two classes the log-odds of class 1 are z = x . w + b. With more there is one such model a class ("this one or
-another?"), and the probabilities are their sigmoids divided by the sum. Two classes are the case K = 2 of that rule with
-z_0 = -z_1, so the same lines serve both. Each model minimises
+another?"), and the probabilities are their sigmoids divided by the sum. Two classes are the case K = 2 of that rule
+with z_0 = -z_1, so the same lines serve both. Each model minimises
 
     mean_i log(1 + exp(-s_i z_i)) + |w|^2 / (2 C n)        s_i = 1 in the class, -1 elsewhere; b is not penalised
 
@@ -13,10 +13,11 @@ n-gram stands in texts of the class than in others. The penalty then pulls w tow
 learns from few occurrences, and not towards knowing nothing. Rows are divided by their Euclidean length, which the
 paper does not do: a long review is not a surer one.
 
-The search never handles w, which may have a million numbers. The gradient in w is a mix of the rows of X, plus a multiple
-of w; so every step from 0 is a mix of rows, w = X.T @ a, and inner products are (X.T a) . (X.T c) = a . (X X.T c). L-BFGS
-only adds vectors and takes inner products. Kept as the pair of a and X X.T a, a vector costs two numbers a row, the
-iterates are the same, and the margins X w are there for free wherever a line search wants to look.
+The search never handles w, which may have a million numbers. The gradient in w is a mix of the rows of X plus a
+multiple of w, so a search that starts at 0 only ever meets mixes of rows, X.T @ a, whose inner products are
+(X.T a) . (X.T c) = a . (X X.T c). And L-BFGS does nothing with vectors but add them, scale them and take inner
+products. So a vector is kept as the pair of a and X X.T a, two numbers a row: the iterates are the same, and the scores
+X w are at hand wherever a line search wants to look.
 
 Left out: L1, class weights, a softmax over classes, the paper's interpolation with uniform weights.
 Sources: Wang & Manning 2012, "Baselines and Bigrams", section 2; Nocedal & Wright 2006, algorithms 7.4 and 7.5;
@@ -33,7 +34,7 @@ MAX_ITERATIONS = 1000
 
 
 class Minimum(NamedTuple):
-    """Where a search ended: x as `lbfgs` takes it, and `converged` if the gradient's norm came down to the tolerance."""
+    """Where a search ended: x as `lbfgs` takes it; `converged` if the gradient's norm came down to the tolerance."""
 
     x: np.ndarray
     value: float
@@ -43,7 +44,7 @@ class Minimum(NamedTuple):
 
 
 def _inner(u, v):
-    """Inner product of two vectors, each a pair (a, kernel(a)). Not BLAS: its sum would depend on the number of threads."""
+    """Inner product of two vectors, each a pair (a, kernel(a)). BLAS is left alone: its sums depend on the cores."""
     return float(np.sum(u[0] * v[1]))
 
 
@@ -126,7 +127,7 @@ def log_count_ratios(by_column, in_class, min_documents=1, alpha=1.0):
 
 
 def row_lengths(by_row, ratios):
-    """Euclidean lengths of the rows after column j is multiplied by ratios[j], (n_rows,) float64; 1 for a row of zeros."""
+    """Lengths of the rows once column j is multiplied by ratios[j], (n_rows,) float64; 1 for a row of zeros."""
     squares = by_row.sums(ratios**2)
     return np.sqrt(np.where(squares > 0, squares, 1))
 
@@ -142,12 +143,12 @@ class Task:
         self.signs = np.where(in_class, 1.0, -1.0)
         self.ratios = log_count_ratios(by_column, in_class, min_documents) if naive_bayes else 1.0
         self.lengths = row_lengths(by_row, self.ratios) if naive_bayes else 1.0
-        self.x = np.zeros((2, len(in_class) + 1))  # as in `lbfgs`; the bias stands last, like the coefficient of one more row
+        self.x = np.zeros((2, len(in_class) + 1))  # as in `lbfgs`; the bias stands last, as if for one more row
         _, gradient = self.objective(self.x, C=1.0)
         self.norm_at_zero = _norm((gradient, self.kernel(gradient)))
 
     def weights(self, a):
-        """Coefficients of the rows, (n,) -> what one occurrence of each column adds to the score, ratios * (X.T @ a)."""
+        """Coefficients of the rows, (n,) -> what one occurrence of each column adds to a score: ratios * (X.T @ a)."""
         return self.ratios**2 * self.by_column.sums(a / self.lengths)
 
     def kernel(self, x):
@@ -213,7 +214,8 @@ class Fit(NamedTuple):
     def describe(self):
         """One line for people."""
         end = "converged" if self.converged else "NOT CONVERGED"
-        return f"C {self.C:.4g}: {end} after {self.iterations} iterations, gradient norm {self.gradient_norm:.1e} of that at w = 0"
+        norm = f"gradient norm {self.gradient_norm:.1e} of that at w = 0"
+        return f"C {self.C:.4g}: {end} after {self.iterations} iterations, {norm}"
 
 
 class LogisticRegression:
@@ -228,9 +230,10 @@ class LogisticRegression:
         self.tasks = [Task(by_row, by_column, labels == k, naive_bayes, min_documents) for k in classes]
 
     def fit(self, C, start=None, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS):
-        """Minimise at this C -> Fit. The search starts from the `start`, a Fit on the first of these rows, or the last fit.
+        """Minimise at this C -> Fit.
 
-        It ends when the gradient's norm is `tolerance` times that at w = 0, or after `max_iterations`.
+        The search starts from `start`, a Fit on the first of these rows, or from where the last one ended. It ends when
+        the gradient's norm is `tolerance` times that at w = 0, or after `max_iterations`.
         """
         if start:
             for task, x in zip(self.tasks, start.coefficients):
@@ -247,8 +250,8 @@ class LogisticRegression:
 def choose_C(fit, loss, start, most_steps=6):
     """Look for the C with the lowest loss in steps of half a power of ten, upward from `start` or else downward.
 
-    fit: C -> Fit; loss: Fit -> float, on rows that `fit` has not seen. Yields (Fit, loss) of each C when it is tried; the
-    search ends where the loss no longer falls, or `most_steps` away from the start.
+    fit: C -> Fit; loss: Fit -> float, on rows that `fit` has not seen. Yields (Fit, loss) of each C when it is tried;
+    the search ends where the loss no longer falls, or `most_steps` away from the start.
     """
     fitted = fit(start)
     best, lowest = 0, loss(fitted)
