@@ -13,7 +13,6 @@ Source: Pope et al. 2022, section 2 (prefill and decode); transformers' `generat
 """
 
 import codecs
-import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,13 +25,14 @@ from gptft.tokenizer import Tokenizer
 
 LOOK_LATER = ("cuda",)  # kinds of device that compute while Python goes on
 
+
 @dataclass
 class Generation:
     """What a model wrote after a prompt.
 
     ids: the new tokens, the one that ended it included. log_probs: their natural log-probabilities by the model itself
-    (temperature 1, nothing filtered), if asked for. text: what the ids say, if there was a tokenizer, without the ending
-    id or stop string. ended: "stop" for an id or a string that ends a text, "length" for the limit.
+    (temperature 1, nothing filtered), if asked for. text: what the ids say, without the id or the string that ended it,
+    if there was a tokenizer. ended: "stop" by such an id or string, "length" by the limit.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -75,7 +75,7 @@ class _Row:
     """A prompt and what is being written after it; `take` is given one token after the other."""
 
     def __init__(self, number, prompt, limit, stop_ids, stop, tokenizer, on_text):
-        self.number, self.prompt, self.limit = number, prompt, limit
+        self.number, self.prompt, self.limit = number, list(prompt), limit
         self.stop_ids, self.tokenizer, self.on_text = stop_ids, tokenizer, on_text
         self.generation = Generation()
         self.stream = TextStream(stop)
@@ -111,7 +111,7 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
     Args:
         model: GPT2, on any device; it computes in the type of its weights. prompts: list of lists of ids, none empty.
         sampling: Sampling. seed: int; row i draws from a generator of its own, (seed, i); None is another each time.
-        stop_ids, stop: ids and strings that end a text; strings need the tokenizer, which is also needed for text.
+        stop_ids: ids that end a text. stop: a string or several that end it. They need the tokenizer, as does all text.
         batch_size: prompts in one pass, like lengths together; None for all.
         log_probs: whether to return log-probabilities. on_text: called with (i, str) whenever row i has more text.
     Only ids of the vocabulary come out (GPT-2's and the model's special tokens), never those of a padded embedding.
@@ -119,19 +119,20 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
     """
     n_ids = min(model.config.vocab_size, Tokenizer.VOCAB_SIZE + len(model.special_tokens))
     _check(prompts, max_new_tokens, n_ids, model.config.n_positions)
+    stop = [stop] if isinstance(stop, str) else list(stop)
     if stop and not (tokenizer and all(stop)):
         raise ValueError("stop strings must not be empty, and need a tokenizer")
     seed = np.random.SeedSequence().entropy if seed is None else seed
-    rows = [_Row(i, prompt, max_new_tokens, frozenset(stop_ids), stop, tokenizer, on_text) for i, prompt in enumerate(prompts)]
-    rows.sort(key=lambda row: len(row.prompt))
+    how = (max_new_tokens, frozenset(stop_ids), stop, tokenizer, on_text)
+    rows = sorted((_Row(i, prompt, *how) for i, prompt in enumerate(prompts)), key=lambda row: len(row.prompt))
     batch_size = batch_size or max(1, len(rows))
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            numbers, texts = [row.number for row in batch], [row.prompt for row in batch]
-            sampler = Sampler(sampling, texts, numbers, max_new_tokens, n_ids, seed, model.wte.weight.device)
+            numbers, read = [row.number for row in batch], [row.prompt for row in batch]
+            sampler = Sampler(sampling, read, numbers, max_new_tokens, n_ids, seed, model.wte.weight.device)
             yield from _decode_batch(model, batch, sampler, max_new_tokens, n_ids, log_probs)
     finally:
         model.train(was_training)
@@ -141,8 +142,8 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
     """Raise UserError if a prompt, a list of ids, and its new tokens don't fit; place: ", FILE, line N" or nothing."""
     n = len(prompt) + max_new_tokens
     if n > n_positions:
-        raise UserError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the model's "
-                        f"n_positions, {n_positions}{place}; shorten the prompt or lower --max-new-tokens")  # fmt: skip
+        raise UserError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the "
+                        f"model's n_positions, {n_positions}{place}; shorten the prompt or lower --max-new-tokens")
 
 
 def _check(prompts, max_new_tokens, n_ids, n_positions):
@@ -190,10 +191,11 @@ def _prefill(model, prompts, n_more):
     which = {prompt: k for k, prompt in enumerate(distinct)}
     rows, lengths = [which[tuple(prompt)] for prompt in prompts], [len(prompt) for prompt in distinct]
     T = max(lengths)
-    token_ids = torch.tensor([[*prompt, *[0] * (T - len(prompt))] for prompt in distinct], device=model.wte.weight.device)
+    padded = [[*prompt, *[0] * (T - len(prompt))] for prompt in distinct]
+    token_ids = torch.tensor(padded, device=model.wte.weight.device)  # (distinct, T)
     cache = KVCache(model, len(prompts), T + n_more)
     cache.arrange(range(len(distinct)))
-    hidden = model.hidden_states(token_ids, cache)  # (distinct, T, C)
+    hidden = model.hidden_states(token_ids, cache)
     cache.truncate(lengths)
     cache.arrange(rows)
     last = hidden[torch.arange(len(distinct)), torch.tensor(lengths) - 1]
@@ -202,16 +204,19 @@ def _prefill(model, prompts, n_more):
 
 def _next_logits(model, ids, cache):
     """One more token a row, (B,) -> logits (B, V)."""
-    weight = model.wte.weight
-    one_vector = len(ids) == 1 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    # oneDNN copies bfloat16 weights into an order of its own for every product. For a single vector torch's own product,
-    # which reads them as they lie, takes half the time.
-    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None) if one_vector else contextlib.nullcontext():
+    one_vector = len(ids) == 1 and model.wte.weight.dtype == torch.bfloat16
+    onednn, was_enabled = torch.backends.mkldnn, torch.backends.mkldnn.enabled
+    # On a CPU oneDNN brings bfloat16 weights into an order of its own for every product. Torch's own product with a
+    # single vector, which reads them as they lie, takes half the time.
+    onednn.enabled = was_enabled and not one_vector
+    try:
         return model.head(model.hidden_states(ids[:, None], cache)[:, 0])
+    finally:
+        onednn.enabled = was_enabled
 
 
 class _Arriving:
-    """Tensors on their way from the device; `wait` gives them as lists, without waiting for work that was started since."""
+    """Tensors on their way from the device; `wait` gives them as lists, and waits for nothing started since."""
 
     def __init__(self, tensors):
         on_gpu = tensors[0].is_cuda

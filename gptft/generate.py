@@ -1,8 +1,8 @@
 """Text from a language model: `generate()` for programs, `python -m gptft.generate` for people.
 
-Prompts are plain text to be continued, or instructions, which are put into the wording that the model was tuned with and
-that its folder names. Standard output carries the model's text and nothing else; what was chosen (which model, where,
-which seed) goes to standard error.
+Prompts are plain text to be continued, or instructions, which are put into the wording that the model was tuned with
+and that its folder names. Standard output carries the model's text and nothing else; what was chosen (which model,
+where, which seed) goes to standard error.
 
 Left out: a memory of the conversation in --interactive; the models are tuned on single turns.
 """
@@ -17,17 +17,16 @@ from gptft.config import add_options, from_args, option
 from gptft.errors import Parser, UserError, command
 from gptft.files import write_text
 
-NOTHING_FOUND = "no language model, neither in a folder under runs/ nor bundled; train one with: python scripts/finetune_alpaca.py"
 
-
-def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, repetition_penalty=1.0, eos_id=None,
-             seed=None, stop_ids=(), stop=(), tokenizer=None, batch_size=None, on_text=None):  # fmt: skip
+def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, repetition_penalty=1.0,
+             eos_id=None, seed=None, stop_ids=(), stop=(), tokenizer=None, batch_size=None, on_text=None):  # fmt: skip
     """Continue prompts -> their new ids, list[list[int]], each up to and with the id that ended it.
 
     Args:
         model: GPT2. prompts: list of lists of ids, none empty; they may be of unequal lengths.
         max_new_tokens: per prompt. temperature: 0 is greedy. top_k, top_p, repetition_penalty: as in `Sampling`.
-        eos_id, stop_ids, stop: an id, ids, and strings that end a text; strings need the tokenizer.
+        eos_id, stop_ids: an id, and more of them, that end a text. stop: a string or several that end it; they need the
+            tokenizer, and the ids go as far as the token that completes one.
         seed: row i draws from its own generator, (seed, i), so in float32 it gets the same text with any batch mates.
         batch_size: prompts in one pass; default: all. on_text: called with (i, str) whenever prompt i has more text.
     Raises UserError if a prompt and max_new_tokens exceed n_positions, ValueError for other values out of range.
@@ -37,8 +36,8 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
 
     stop_ids = {*stop_ids} if eos_id is None else {*stop_ids, eos_id}
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    written = decode(model, prompts, max_new_tokens, sampling, seed=seed, stop_ids=stop_ids, stop=stop, tokenizer=tokenizer,
-                     batch_size=batch_size, on_text=on_text)  # fmt: skip
+    written = decode(model, prompts, max_new_tokens, sampling, seed=seed, stop_ids=stop_ids, stop=stop,
+                     tokenizer=tokenizer, batch_size=batch_size, on_text=on_text)  # fmt: skip
     return [generation.ids for _, generation in sorted(written)]
 
 
@@ -56,15 +55,15 @@ class GenerateOptions:
     repetition_penalty: float = option(1.0, "above 1: what has been said becomes less likely", low=0.1, high=10.0)
     num_samples: int = option(1, "texts for each prompt", low=1)
     batch_size: int = option(16, "texts written at the same time", low=1)
-    seed: int = option(None, "the same seed and prompts give the same texts; default: drawn, and printed", int, 0, 2**32 - 1)
+    seed: int = option(None, "same seed and prompts, same texts; default: drawn, and printed", int, 0, 2**32 - 1)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = option("auto", "of the weights", choices=("auto", "fp32", "bf16", "fp16"))
 
 
 def parse(argv):
     parser = Parser(prog="python -m gptft.generate", description=__doc__)
-    parser.add_argument("--model", metavar="NAME", help="124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a folder; "
-                        "default: the newest language model under runs/, else mini")  # fmt: skip
+    parser.add_argument("--model", metavar="NAME", help="124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a "
+                        "folder; default: the newest language model under runs/, else mini")  # fmt: skip
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue (default: start from nothing)")
     parser.add_argument("--instruction", metavar="TEXT", help="what to do, put into the model's own wording")
     parser.add_argument("--input", metavar="TEXT", help="what --instruction is about")
@@ -73,18 +72,22 @@ def parse(argv):
                         "perhaps input; writes JSONL with the field response added")  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="where --file's result goes (default: standard output)")
     add_options(parser, GenerateOptions)
-    parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be repeated")
+    parser.add_argument("--stop", metavar="TEXT", action="append", default=[],
+                        help="end before this text; may be repeated")  # fmt: skip
     parser.add_argument("--stop-id", metavar="N", type=int, action="append", default=[],
                         help="end at this token id, as at end-of-text; may be repeated")  # fmt: skip
     parser.add_argument("--logprobs", action="store_true", help="also give each token's natural log-probability by the "
                         "model itself (temperature 1, nothing filtered)")  # fmt: skip
     args = parser.parse_args(argv)
-    given = [flag for flag in ("prompt", "instruction", "file", "interactive") if getattr(args, flag) not in (None, False)]
+    tasks = ("prompt", "instruction", "file", "interactive")
+    given = [flag for flag in tasks if getattr(args, flag) not in (None, False)]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} exclude each other; choose one")
     for flag, needed in (("input", "instruction"), ("out", "file")):
         if getattr(args, flag) is not None and getattr(args, needed) is None:
             raise UserError(f"--{flag} goes with --{needed}; add it, or leave out --{flag}")
+    if args.out and not Path(args.out).parent.is_dir():  # to be said before the work, not after it
+        raise UserError(f"no such folder, {Path(args.out).parent}, for --out; make it")
     if "" in args.stop:
         raise UserError("--stop is empty; give the text to stop at")
     return args, from_args(GenerateOptions, args)
@@ -93,7 +96,7 @@ def parse(argv):
 @command
 def main(argv):
     args, options = parse(argv)
-    sys.stdout.reconfigure(encoding="utf-8")  # Windows would fail at a character of no place in its code page
+    sys.stdout.reconfigure(encoding="utf-8")  # a Windows code page lacks most characters
     writer = _Writer(args, options)
     if args.interactive:
         _interactive(writer)
@@ -104,7 +107,7 @@ def main(argv):
 
 
 def find_model(name=None):
-    """--model -> (Path of the folder, why it): the model named, the newest run with a language model, the bundled one."""
+    """--model -> (Path, why): the model that was named, else the newest run's language model, else the bundled one."""
     from gptft.checkpoints.gpt2_config import read_huggingface_config
     from gptft.initial import BUNDLED, model_folder
 
@@ -115,7 +118,8 @@ def find_model(name=None):
         if not read_huggingface_config(weights.parent / "config.json").is_classifier:
             return weights.parent, "the newest run"
     if not BUNDLED.is_dir():
-        raise UserError(f"{NOTHING_FOUND}, or name one with --model")
+        raise UserError("no language model, neither in a folder under runs/ nor bundled; name one with --model, or "
+                        "train one with: python scripts/finetune_alpaca.py")  # fmt: skip
     return BUNDLED, "bundled"
 
 
@@ -137,10 +141,10 @@ class _Writer:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[hardware.precision]
         self.model = load_model(folder, dtype=dtype, device=hardware.device)
         if not isinstance(self.model, GPT2):
-            raise UserError(f"a classifier writes no text, {folder}; give a language model, or use python -m gptft.predict")
+            raise UserError(f"a classifier writes no text, {folder}; give a language model, or use gptft.predict")
         if self.model.config.vocab_size < Tokenizer.VOCAB_SIZE:
-            raise UserError(f"the model's vocabulary, {self.model.config.vocab_size}, is smaller than GPT-2's, {folder}; "
-                            "use a model trained with GPT-2's tokens")  # fmt: skip
+            raise UserError(f"the model's vocabulary, {self.model.config.vocab_size}, is smaller than GPT-2's, "
+                            f"{folder}; use a model trained with GPT-2's tokens")  # fmt: skip
         self.folder, self.options, self.log_probs = folder, options, args.logprobs
         self.tokenizer = Tokenizer(self.model.special_tokens)
         self.template = TEMPLATES.get(self.model.template)
@@ -156,8 +160,8 @@ class _Writer:
         if instruction is None:
             return self.tokenizer.encode(prompt or "") or [self.tokenizer.eot]  # end-of-text also begins a text
         if self.template is None:
-            raise UserError(f"the model knows no wording for instructions, {self.folder}; use --prompt, or a model made by "
-                            "scripts/finetune_alpaca.py")  # fmt: skip
+            raise UserError(f"the model knows no wording for instructions, {self.folder}; use --prompt, or a model "
+                            "made by scripts/finetune_alpaca.py")  # fmt: skip
         return self.template.encode(self.tokenizer, instruction, input)
 
     def write(self, prompts, turn=0, on_text=None):

@@ -26,8 +26,8 @@ class KVCache:
     """The keys and values of the tokens read so far, so that the next token costs one position of work instead of all.
 
     Give it to `hidden_states` as past_key_values: each call appends its tokens to every row. A token's slot is its
-    position, so rows of unequal length stand side by side, each as it would stand alone. Room for n_slots tokens a row is
-    allocated once; what lies behind a row's length is never looked at, and overwritten.
+    position, so rows of unequal length stand side by side, each as it would stand alone. Room for n_slots tokens a row
+    is allocated once; what lies behind a row's length is never looked at, and overwritten.
 
     `kv` is (n_layer, B, n_slots, 2, H, D), `lengths` (B,) int64; `longest`, an int, is at least their maximum, so that
     nobody has to ask the device.
@@ -55,16 +55,18 @@ class KVCache:
         self.lengths = self.lengths[rows]
 
     def append(self, T):
-        """Make place for T more tokens a row; returns their positions, (B, T). Raises ValueError if there is no room."""
+        """Make place for T more tokens a row -> their positions, (B, T). Raises ValueError if there is no room."""
         if self.longest + T > self.kv.shape[2]:
-            raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {self.kv.shape[2]} slots")
+            n_slots = self.kv.shape[2]
+            raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {n_slots} slots")
         self.rows = torch.arange(len(self.lengths), device=self.kv.device)[:, None]
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.kv.device)
         self.mask = None  # an empty cache needs none; otherwise is_causal would not do: it lets query 0 see key 0 only
         if self.longest:
             slots = torch.arange(self.longest + T, device=self.kv.device)
             unseen = slots > self.positions[:, None, :, None]
-            self.mask = torch.zeros_like(unseen, dtype=self.kv.dtype).masked_fill(unseen, -torch.inf)  # (B, 1, T, slots)
+            zeros = torch.zeros_like(unseen, dtype=self.kv.dtype)  # (B, 1, T, slots)
+            self.mask = zeros.masked_fill(unseen, -torch.inf)
         self.lengths = self.lengths + T
         self.longest += T
         return self.positions

@@ -1,8 +1,8 @@
 """Which token comes next: logits -> one id a row.
 
 In this order, which is also transformers': the repetition penalty, the temperature, top-k, top-p, a draw from what is
-left. A draw looks up a uniform number in the cumulative distribution. So a token costs a row one number, all its numbers
-are drawn before it starts, and neither the other rows nor the device change what it gets.
+left. A draw looks up a uniform number in the cumulative distribution. So a token costs a row one number, all its
+numbers are drawn before it starts, and neither the other rows nor the device change what it gets.
 
 Shapes: B rows, V ids that may be chosen.
 Left out: beam search, and other filters (min-p, typical).

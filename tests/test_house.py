@@ -97,7 +97,7 @@ def test_only_the_known_folders_are_in_git():
 
 @pytest.mark.parametrize("command", [[str(p.relative_to(ROOT))] for p in sorted((ROOT / "scripts").glob("*.py"))]
                          + [["-m", f"data_prep.{p.stem}"] for p in sorted((ROOT / "data_prep").glob("*.py"))
-                            if "def main" in p.read_text(encoding="utf-8")] + [["-m", "gptft.report"]])  # fmt: skip
+                            if "def main" in p.read_text(encoding="utf-8")] + [["-m", "gptft.generate"], ["-m", "gptft.report"]])  # fmt: skip
 def test_help_is_light(command):
     # torch takes over a second to import; a person who asks for help should not wait for it.
     code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, '.')\nimport runpy\ntry:\n    "

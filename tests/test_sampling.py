@@ -39,15 +39,19 @@ def frequencies(logits, **options):
 ])  # fmt: skip
 def test_distributions_are_the_worked_ones(options, expected):
     for offset in (0, 1e4, -1e4):  # a constant added to the logits changes nothing, and overflows nothing
-        assert (frequencies((PROBS.double().log() + offset).float(), **options) - torch.tensor(expected)).abs().max() < 1e-3
+        found = frequencies((PROBS.double().log() + offset).float(), **options)
+        assert (found - torch.tensor(expected)).abs().max() < 1e-3
 
 
 def test_filters_are_those_of_transformers():
     with np.load(Path(__file__).parent / "fixtures" / "transformers_generation.npz") as f:
         arrays = {name: torch.from_numpy(f[name]) for name in f.files if name.startswith("filter")}
     seen = torch.zeros(4, 131, dtype=torch.bool).scatter_(1, arrays["filter_seen"], True)
-    for name, penalty, options in (("top_k", 1.0, dict(top_k=5, temperature=0.7)), ("top_p", 1.0, dict(top_p=0.8, temperature=1.5)),
-                                   ("all", 1.7, dict(top_k=20, top_p=0.6, temperature=2.0))):  # fmt: skip
+    for name, penalty, options in [
+        ("top_k", 1.0, dict(top_k=5, temperature=0.7)),
+        ("top_p", 1.0, dict(top_p=0.8, temperature=1.5)),
+        ("all", 1.7, dict(top_k=20, top_p=0.6, temperature=2.0)),
+    ]:
         for row, expected in zip(penalize(arrays["filter_logits"], seen, penalty), arrays[f"filtered/{name}"]):
             found = frequencies(row, **options)
             assert (found - expected).abs().max() < 1.5 / N
@@ -63,7 +67,7 @@ def test_top_p_of_a_real_vocabulary(top_p):
         probs = row.double().softmax(-1).numpy()
         order = np.argsort(-probs)
         mass = probs[order].cumsum()
-        last = draw(row[None], torch.tensor([1 - 2**-24]), Sampling(top_p=top_p)).item()  # the least likely id that is left
+        last = draw(row[None], torch.tensor([1 - 2**-24]), Sampling(top_p=top_p)).item()  # the least likely id left
         assert abs(mass[order.tolist().index(last)] - mass[np.searchsorted(mass, top_p)]) < 1e-5
 
 
@@ -108,15 +112,17 @@ def test_rows_draw_from_generators_of_their_own():
 
 
 def test_the_numbers_of_all_rows_are_uniform():
-    # Chi-square of 10,000 draws from PROBS, over rows and steps: above 16.27 (3 degrees of freedom) once in a thousand seeds.
+    # Chi-square of 10,000 draws from PROBS, rows times steps: one seed in 1,000 gives more than 16.27 (3 degrees).
     sampler = Sampler(Sampling(), [[0]] * 100, range(100), 100, 4, 123, "cpu")
     ids = torch.cat([sampler(PROBS.log().expand(100, -1)) for _ in range(100)])
     expected = 10_000 * PROBS
     assert ((torch.bincount(ids, minlength=4) - expected) ** 2 / expected).sum() < 16.27
 
 
-@pytest.mark.parametrize("wrong", [dict(temperature=-0.1), dict(temperature=float("nan")), dict(top_k=0), dict(top_p=0.0),
-                                   dict(top_p=1.1), dict(repetition_penalty=0.0)], ids=str)  # fmt: skip
+@pytest.mark.parametrize("wrong", [
+    dict(temperature=-0.1), dict(temperature=float("nan")), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.1),
+    dict(repetition_penalty=0.0),
+], ids=str)  # fmt: skip
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .*{next(iter(wrong.values()))}"):
         Sampling(**wrong)
