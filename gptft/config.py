@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from gptft.errors import UserError
 
+ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # Hugging Face's, OpenAI's
+
 
 @dataclass(frozen=True)
 class GPT2Config:
@@ -53,10 +55,9 @@ class GPT2Config:
             "1558M": dict(n_layer=48, n_head=25, n_embd=1600),
             "mini": dict(n_layer=6, n_head=6, n_embd=192, n_positions=512),
         }
-        aliases = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
-        name = aliases.get(name, name)
+        name = ALIASES.get(name, name)
         if name not in shapes:
-            raise ValueError(f"unknown model {name!r}; known are {', '.join([*shapes, *aliases])}")
+            raise ValueError(f"unknown model {name!r}; known are {', '.join([*shapes, *ALIASES])}")
         return cls(**shapes[name])
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import nn
 
 from gptft.classifier import GPT2Classifier
-from gptft.config import GPT2Config
+from gptft.config import ALIASES, GPT2Config
 from gptft.data.alpaca import TEMPLATES
 from gptft.errors import UserError
 from gptft.language import add_special_tokens
@@ -20,7 +20,6 @@ from gptft.pretrained import load_model, read_config
 from gptft.tokenizer import Tokenizer
 
 DEFAULT = "mini"
-OPENAI = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 BUNDLED = Path(__file__).parent / "assets" / "mini"
 
 
@@ -86,8 +85,8 @@ def initial_instructed(options, dropout, template=None):
 
 def model_folder(name):
     """A model's name or folder -> Path of the folder. Raises UserError, with the command that fetches it, if absent."""
-    size = OPENAI.get(name, name)
-    if size in OPENAI.values():
+    size = ALIASES.get(name, name)
+    if size in ALIASES.values():
         folder = Path("checkpoints") / size
         if not folder.is_dir():
             raise UserError(f"no weights of {size}, {folder}; fetch them with: python -m data_prep.gpt2 --size {size}")

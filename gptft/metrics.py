@@ -74,3 +74,9 @@ def mcnemar(correct_a, correct_b):
     log_terms = [math.lgamma(m + 1) - math.lgamma(i + 1) - math.lgamma(m - i + 1) - m * math.log(2) for i in range(k + 1)]
     p_value = min(1.0, 2 * math.fsum(map(math.exp, log_terms)))
     return {"n": a.size, "only_a": only_a, "only_b": only_b, "difference": (only_a - only_b) / a.size, "p_value": p_value}
+
+
+def prediction_rows(reviews, log_probs):
+    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl."""
+    probabilities = np.exp(log_probs).round(6).tolist()
+    return [{"id": r.id, "label": r.label, "probabilities": p} for r, p in zip(reviews, probabilities)]

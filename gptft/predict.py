@@ -27,9 +27,3 @@ def log_probabilities(model, dataset, pad_id, hardware, rows=None):
     if distributed.world_size() > 1:  # each row was filled by one process and is 0 in the others
         out = distributed.sum_over_processes(out.to(hardware.device)).cpu()
     return out.numpy()[rows]
-
-
-def prediction_rows(reviews, log_probs):
-    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl."""
-    probabilities = np.exp(log_probs).round(6).tolist()
-    return [{"id": r.id, "label": r.label, "probabilities": p} for r, p in zip(reviews, probabilities)]

@@ -51,8 +51,8 @@ def main(argv):
     from gptft.data.tokens import cache_stem, fingerprint
     from gptft.hardware import choose_hardware, evaluating
     from gptft.initial import initial_classifier
-    from gptft.metrics import classification_metrics
-    from gptft.predict import log_probabilities, prediction_rows
+    from gptft.metrics import classification_metrics, prediction_rows
+    from gptft.predict import log_probabilities
     from gptft.pretrained import load_model
     from gptft.report import classification_table
     from gptft.run import open_run

@@ -65,7 +65,7 @@ def main(argv):
     from gptft.baseline.logistic_regression import LogisticRegression, choose_C
     from gptft.data.imdb import load_reviews
     from gptft.files import write_atomic
-    from gptft.metrics import classification_metrics
+    from gptft.metrics import classification_metrics, prediction_rows
     from gptft.report import classification_table
     from gptft.run import open_run
 
@@ -116,11 +116,7 @@ def main(argv):
         print(f"  {refit.describe()}; on train and val")
 
     with timed(seconds, "writing"):
-        probabilities = np.exp(scored["test"][1]).round(6).tolist()
-        run.write_predictions(
-            {"id": review.id, "label": review.label, "probabilities": p}
-            for review, p in zip(reviews.splits["test"], probabilities)
-        )
+        run.write_predictions(prediction_rows(reviews.splits["test"], scored["test"][1]))
         arrays = best.model._asdict() | {"ngrams": bag.ngrams, "words": np.array("\n".join(number.words)),
                                          "classes": np.array(reviews.classes)}  # fmt: skip
         write_atomic(run.folder / "model.npz", lambda file: np.savez(file, **arrays))
