@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from gptft.baseline import bag_of_words
-from gptft.baseline.bag_of_words import WORDS, WORDS_AND_MARKS, BagOfNgrams, IndexLists, WordNumbers
+from gptft.baseline.bag_of_words import BagOfNgrams, IndexLists, WordNumbers
 
 TEXTS = ["a b a b c", "", "b", "c a b", "a b c a b c", "zz", "b a"]
 
@@ -37,13 +37,13 @@ def random_texts(n, seed, vocabulary="abcdefgh", longest=15):
     return [" ".join(rng.choice(list(vocabulary), rng.integers(0, longest))) for _ in range(n)]
 
 
-@pytest.mark.parametrize("pattern, words", [
-    (WORDS, "don it mother in law b_c naïve 10 10 été ελλάδα the film".split()),
-    (WORDS_AND_MARKS, "don ' t ! it ' s a mother - in - law b_c naïve 10 / 10 ( été ) . . . ελλάδα the film".split()),
+@pytest.mark.parametrize("marks, words", [
+    (False, "don it mother in law b_c naïve 10 10 été ελλάδα the film".split()),
+    (True, "don ' t ! it ' s a mother - in - law b_c naïve 10 / 10 ( été ) . . . ελλάδα the film".split()),
 ])  # fmt: skip
-def test_words(pattern, words):
-    # Worked by hand. The first pattern must agree with scikit-learn, whose words have two characters or more.
-    number = WordNumbers(pattern)
+def test_words(marks, words):
+    # Worked by hand. Without marks it must agree with scikit-learn, whose words have two characters or more.
+    number = WordNumbers(marks)
     documents = number(["Don't! It's A mother-in-law", "", "b_c Naïve 10/10 (ÉTÉ)... Ελλάδα\nthe\tfilm"])
     assert [number.words[i] for i in documents.words] == words
     assert documents.n == 3 and set(documents.rows) == {0, 2}
@@ -52,7 +52,7 @@ def test_words(pattern, words):
 
 def test_numbers_of_words_last_from_call_to_call():
     # Train, val and test are cut one after the other; a word must keep its number.
-    number = WordNumbers(WORDS_AND_MARKS)
+    number = WordNumbers(marks=True)
     one, other = number(["x y"]), number(["y z x"])
     assert one.words.tolist() == [0, 1] and other.words.tolist() == [1, 2, 0]
     both = one.followed_by(other)
@@ -62,7 +62,7 @@ def test_numbers_of_words_last_from_call_to_call():
 def test_same_words_and_counts_as_scikit_learn():
     reviews = (ROOT / "gptft/assets/samples/reviews.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [r["text"] for r in map(json.loads, reviews) if r["split"] == "train"]
-    number, bag = WordNumbers(WORDS), BagOfNgrams()
+    number, bag = WordNumbers(), BagOfNgrams()
     by_row, by_column = bag.fit(number(texts))
     expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")
     names = bag.names(range(len(bag.ngrams)), number.words)
@@ -74,7 +74,7 @@ def test_same_words_and_counts_as_scikit_learn():
 def test_ngrams_are_those_of_a_plain_counter(max_n, min_documents, presence):
     # Guards against n-grams across two texts, a text counted twice, and columns lost or shared by two n-grams.
     texts = TEXTS + random_texts(60, seed=max_n)
-    number, bag = WordNumbers(WORDS_AND_MARKS), BagOfNgrams(max_n, min_documents, presence)
+    number, bag = WordNumbers(marks=True), BagOfNgrams(max_n, min_documents, presence)
     by_row, by_column = bag.fit(number(texts))
     expected = counted(texts, max_n, min_documents, presence)
     names = bag.names(range(len(bag.ngrams)), number.words)
@@ -87,7 +87,7 @@ def test_ngrams_are_those_of_a_plain_counter(max_n, min_documents, presence):
 def test_transform_finds_the_columns_of_fit_and_nothing_else():
     train = random_texts(50, seed=1)
     test = ["", "new a b", "h new h", "a b c d", "newer", *random_texts(30, 2, "abcdxyz")]
-    number, bag = WordNumbers(WORDS_AND_MARKS), BagOfNgrams(3, 2, presence=True)
+    number, bag = WordNumbers(marks=True), BagOfNgrams(3, 2, presence=True)
     documents = number(train), number(test)  # words of test that train has not have numbers beyond all of train's
     bag.fit(documents[0])
     names = bag.names(range(len(bag.ngrams)), number.words)
@@ -99,7 +99,7 @@ def test_transform_finds_the_columns_of_fit_and_nothing_else():
 def test_keys_longer_than_the_sort_can_hold_are_divided_into_more_parts(monkeypatch):
     # Stands in for millions of n-grams, whose keys would otherwise run over into the bits of the position.
     texts = random_texts(200, seed=3, vocabulary="abcdefghijklmnopqrstuvwxyz")
-    number = WordNumbers(WORDS_AND_MARKS)
+    number = WordNumbers(marks=True)
     documents = number(texts)
     plain, divided = BagOfNgrams(3, 2), BagOfNgrams(3, 2)
     plain_rows, _ = plain.fit(documents)
@@ -116,7 +116,7 @@ def test_keys_longer_than_the_sort_can_hold_are_divided_into_more_parts(monkeypa
 def test_more_documents_than_fit_16_bits():
     texts = [f"w{i % 7} end" for i in range(70_000)]
     bag = BagOfNgrams(2, 2, presence=True)
-    number = WordNumbers(WORDS)
+    number = WordNumbers()
     by_row, by_column = bag.fit(number(texts))
     names = bag.names(range(len(bag.ngrams)), number.words)
     expected = {"end": 70_000} | {f"w{k}": 10_000 for k in range(7)} | {f"w{k} end": 10_000 for k in range(7)}
@@ -125,7 +125,7 @@ def test_more_documents_than_fit_16_bits():
 
 @pytest.mark.parametrize("texts", [[""], ["", "?"], ["a"], ["a b"]])
 def test_texts_almost_without_words(texts):
-    bag, number = BagOfNgrams(4, 2, presence=True), WordNumbers(r"\w+")
+    bag, number = BagOfNgrams(4, 2, presence=True), WordNumbers(marks=True)
     by_row, by_column = bag.fit(number(texts))
     assert len(bag.ngrams) == 0 and by_row.sums(np.zeros(0)).tolist() == [0.0] * len(texts)
     assert by_column.sums(np.ones(len(texts))).shape == (0,) and by_column.below(1).lengths.shape == (0,)

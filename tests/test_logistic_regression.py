@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from test_bag_of_words import dense, random_texts
 
-from gptft.baseline.bag_of_words import WORDS, WORDS_AND_MARKS, BagOfNgrams, WordNumbers
+from gptft.baseline.bag_of_words import BagOfNgrams, WordNumbers
 from gptft.baseline.logistic_regression import (
     LogisticRegression,
     Task,
@@ -27,8 +27,8 @@ def records(name, split):
     return [record for record in map(json.loads, lines) if record["split"] == split]
 
 
-def bag_of(texts, *bag, pattern=WORDS_AND_MARKS):
-    number, bag = WordNumbers(pattern), BagOfNgrams(*bag)
+def bag_of(texts, *bag, marks=True):
+    number, bag = WordNumbers(marks), BagOfNgrams(*bag)
     return number, bag, *bag.fit(number(texts))
 
 
@@ -179,7 +179,7 @@ def test_same_model_as_scikit_learn(i):
     # At a tight tolerance both reach the one minimum: weights, bias and probabilities agree to scikit-learn's digits.
     expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")
     train, test = records("reviews.jsonl", "train"), records("reviews.jsonl", "test")
-    number, bag, by_row, by_column = bag_of([r["text"] for r in train], pattern=WORDS)
+    number, bag, by_row, by_column = bag_of([r["text"] for r in train], marks=False)
     training = LogisticRegression(by_row, by_column, np.array([r["label"] for r in train]), 2)
     fit = training.fit(expected["C"][i], tolerance=1e-8)
     assert fit.converged
@@ -200,7 +200,7 @@ def test_three_classes_as_scikit_learn_has_them():
     train, test = records("reviews.jsonl", "train"), records("reviews.jsonl", "test")
     third = records("reviews_implied.jsonl", "test")[:200]
     labels = np.array([r["label"] for r in train] + [2] * 200)
-    number, bag, by_row, by_column = bag_of([r["text"] for r in train + third], pattern=WORDS)
+    number, bag, by_row, by_column = bag_of([r["text"] for r in train + third], marks=False)
     fit = LogisticRegression(by_row, by_column, labels, 3).fit(0.1, tolerance=1e-8)
     probabilities = np.exp(fit.model.log_probs(bag.transform(number([r["text"] for r in test]))))
     expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")["three_probabilities"]
@@ -211,7 +211,7 @@ def test_columns_of_other_texts_change_nothing():
     # The script counts n-grams of train and val together; a model of the train rows must be that of train alone.
     train, val = random_texts(60, 1, "abcdefghij"), random_texts(40, 2, "abcdefghijklm")
     labels = np.random.default_rng(3).integers(0, 2, 60)
-    number = WordNumbers(WORDS_AND_MARKS)
+    number = WordNumbers(marks=True)
     documents = number(train), number(val)
     alone, joint = BagOfNgrams(3, 2, True), BagOfNgrams(3, 2, True)
     by_row, by_column = alone.fit(documents[0])
@@ -253,7 +253,7 @@ def test_fit_says_in_words_when_it_stopped_at_the_limit():
 
 def test_texts_without_words_get_the_share_of_the_classes():
     # Nothing to learn from but the labels: the probability of a class is its share, because the bias is not penalised.
-    number, bag, by_row, by_column = bag_of(["!", "?", "", "!"], pattern=WORDS)
+    number, bag, by_row, by_column = bag_of(["!", "?", "", "!"], marks=False)
     with np.errstate(all="raise"):
         fit = LogisticRegression(by_row, by_column, np.array([1, 0, 0, 0]), 2).fit(1.0, tolerance=1e-9)
         balanced = LogisticRegression(by_row, by_column, np.array([1, 0, 1, 0]), 2, True, 2).fit(1.0)

@@ -41,6 +41,7 @@ class Minimum(NamedTuple):
     gradient_norm: float
     iterations: int
     converged: bool
+    history: list[tuple[np.ndarray, np.ndarray]]  # of the last steps: the step s, and the change of the gradient y
 
 
 def _inner(u, v):
@@ -53,16 +54,16 @@ def _norm(u):
     return math.sqrt(max(0.0, _inner(u, u)))
 
 
-def lbfgs(function, kernel, x, tolerance, max_iterations=MAX_ITERATIONS, memory=20):
+def lbfgs(function, kernel, x, tolerance, max_iterations=MAX_ITERATIONS, memory=20, history=()):
     """Minimise a smooth convex function of sum_i a_i v_i over the coefficients a, (n,) float64 -> Minimum.
 
     kernel: a -> G a, where G is the matrix of inner products v_i . v_j (the identity for an ordinary vector).
     x: (2, n) float64, the start: a, and kernel(a). function: x -> (value, the coefficients of the gradient, (n,)).
-    tolerance: the search ends when the gradient's Euclidean norm is at most this.
+    tolerance: the search ends when the gradient's Euclidean norm is at most this. history: of a search before.
     """
     value, coefficients = function(x)
     gradient = np.stack([coefficients, kernel(coefficients)])
-    history = []  # of the last `memory` steps: the step s, the change of the gradient y, and 1 / (s . y)
+    history = [(s, y, 1 / _inner(s, y)) for s, y in history]
     for iteration in range(max_iterations + 1):
         norm = _norm(gradient)
         if norm <= tolerance or iteration == max_iterations:
@@ -77,7 +78,7 @@ def lbfgs(function, kernel, x, tolerance, max_iterations=MAX_ITERATIONS, memory=
         last, gradient = gradient, np.stack([coefficients, kernel(coefficients)])
         change = gradient - last
         history = [*history, (step, change, 1 / _inner(step, change))][-memory:]
-    return Minimum(x, value, norm, iteration, norm <= tolerance)
+    return Minimum(x, value, norm, iteration, norm <= tolerance, [(s, y) for s, y, _ in history])
 
 
 def _inverse_hessian_times(q, history):
@@ -144,6 +145,7 @@ class Task:
         self.ratios = log_count_ratios(by_column, in_class, min_documents) if naive_bayes else 1.0
         self.lengths = row_lengths(by_row, self.ratios) if naive_bayes else 1.0
         self.x = np.zeros((2, len(in_class) + 1))  # as in `lbfgs`; the bias stands last, as if for one more row
+        self.history, self.C = [], np.inf  # of the last search
         _, gradient = self.objective(self.x, C=1.0)
         self.norm_at_zero = _norm((gradient, self.kernel(gradient)))
 
@@ -173,8 +175,11 @@ class Task:
     def minimise(self, C, tolerance, max_iterations):
         """Search until the gradient's norm is `tolerance` times its norm at w = 0 -> Minimum."""
         limit = tolerance * self.norm_at_zero
-        found = lbfgs(lambda x: self.objective(x, C), self.kernel, self.x, limit, max_iterations)
-        self.x = found.x
+        # Another C adds a multiple of w to the gradient, and of s to its change: what was learned of the loss stays true.
+        change = (1 / C - 1 / self.C) / len(self.signs) * np.append(np.ones(len(self.signs)), 0)
+        history = [(s, y + change * s) for s, y in self.history]
+        found = lbfgs(lambda x: self.objective(x, C), self.kernel, self.x, limit, max_iterations, history=history)
+        self.x, self.history, self.C = found.x, found.history, C
         return found
 
 
