@@ -136,8 +136,8 @@ def _shape(path, found, keys):
     rates = {"dropout": found.get("resid_pdrop", 0.1), "attention_dropout": found.get("attn_pdrop", 0.1)}
     if not all(isinstance(rate, (int, float)) for rate in rates.values()):
         raise CheckpointError(f"resid_pdrop or attn_pdrop is not a number, {path}; fetch or save it again")
-    if rates["attention_dropout"] == rates["dropout"]:
-        del rates["attention_dropout"]  # one rate for all, so that changing `dropout` changes all
+    if rates["attention_dropout"] == rates["dropout"] > 0:
+        del rates["attention_dropout"]  # one rate for all, so that changing `dropout` changes all; 0 stays 0
     try:
         return GPT2Config(**sizes, **rates)
     except ValueError as error:
