@@ -84,9 +84,9 @@ def fetch(path):
 
 def read(path):
     """A file of instructions -> list[Example]. Raises DataError with file and line or record."""
-    from gptft.data.alpaca import read_example  # here, because it brings numpy along
+    from gptft.data.alpaca import read_examples  # here, because it brings numpy along
 
-    return [read_example(record) for record in read_records(path)]
+    return read_examples(read_records(path))
 
 
 def clean(examples):

@@ -272,7 +272,7 @@ def _resume_from(url, path, expected):
     try:
         note = json.loads(_note(path).read_text(encoding="utf-8"))
         validator = note["validator"] if note["url"] == url else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         validator = None
     usable = isinstance(validator, str) and not validator.startswith("W/")  # a weak ETag doesn't promise equal bytes
     if not offset or offset > (expected.size or offset) or not (usable or expected.sha256 or expected.git_blob):

@@ -13,7 +13,7 @@ Source: the download script of openai/gpt-2; the answers come from the public te
 import sys
 from pathlib import Path
 
-from data_prep.download import download
+from data_prep.download import Expected, download
 from gptft.config import GPT2Config
 from gptft.errors import CheckpointError, Parser, UserError, command
 
@@ -55,6 +55,8 @@ def main(argv=None):
     parser.add_argument("--out", metavar="DIR",
                         help="folder to write (default: checkpoints/SIZE; with --convert: DIR-hf)")  # fmt: skip
     args = parser.parse_args(argv)
+    if args.check and args.out:
+        raise UserError("--check writes nothing; leave out --out")
 
     if args.check:
         check(Path(args.check))
@@ -73,10 +75,8 @@ def fetch(size, folder, source=None):
 
     What is there and right is kept; a piece of a file is completed. Raises UserError; no bad file keeps its name.
     """
-    if source is not None and not source.is_dir():
-        raise UserError(f"no such folder, --from-folder {source}; give the folder that holds {', '.join(NEEDED)}")
-    if source is not None and source.resolve() == folder.resolve():
-        raise UserError(f"--from-folder is the folder to write, {folder}; to look at what is in it, use --check")
+    if source is not None:
+        _check_source(size, source, folder)
     for file in FILES:
         if source is None:
             addresses = [address.format(size=size, file=file) for address in ADDRESSES]
@@ -89,6 +89,19 @@ def fetch(size, folder, source=None):
         n_bytes, sha256 = KNOWN[size].get(file, (None, None))
         download(addresses, folder / file, size=n_bytes, sha256=sha256)
     _check_hparams(size, folder)
+
+
+def _check_source(size, source, folder):
+    """Raise UserError if a folder to import is not what it should be, before anything is written."""
+    if not source.is_dir():
+        raise UserError(f"no such folder, --from-folder {source}; give the folder that holds {', '.join(NEEDED)}")
+    if source.resolve() == folder.resolve():
+        raise UserError(f"--from-folder is the folder to write, {folder}; to look at what is in it, use --check")
+    for path in (source / file for file in FILES):
+        if path.exists() or path.name in NEEDED:
+            problem = Expected(*KNOWN[size].get(path.name, ())).problem(path) if path.is_file() else "it is not there"
+            if problem:
+                raise UserError(f"not GPT-2 {size}'s {path.name}, {problem}, {path}; give the folder that holds {', '.join(NEEDED)}")
 
 
 def check(folder):

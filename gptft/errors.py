@@ -7,8 +7,10 @@ an error into one line on standard error and exit code 2. Anything else is a bug
 
 import argparse
 import functools
+import os
 import signal
 import sys
+import time
 
 
 class UserError(Exception):
@@ -21,6 +23,10 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A model file that is damaged, incomplete or of another model: the only exception damaged model files cause."""
+
+
+class OutOfMemory(Exception):
+    """No memory was left; the message says what to try. Unlike a UserError it can strike one process of many."""
 
 
 class Interrupted(Exception):
@@ -49,13 +55,24 @@ def command(main):
 
     @functools.wraps(main)
     def guarded(argv=None):
+        if sys.stdout is None:  # closed by whoever started us
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        if hasattr(sys.stdout, "reconfigure"):
+            # A Windows code page lacks most characters, and a file's name may be no text at all.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         try:
             main(sys.argv[1:] if argv is None else list(argv))
             return 0
         except UserError as error:
+            if not is_first():
+                time.sleep(30)  # torchrun ends all when one ends: the first must have had its say
+                return 2
+            return _fail(str(error))
+        except OutOfMemory as error:
             return _fail(str(error))
         except Interrupted as stop:
-            print(f"\n{stop}", file=sys.stderr)
+            if is_first():
+                print(f"\n{stop}", file=sys.stderr)
             return stop.code
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
@@ -67,19 +84,34 @@ def command(main):
             where = f", {error.filename}" if error.filename else ""
             return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the free disk space")
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if is_out_of_memory(error):
+                return _fail("out of memory; ask for less at once (see --help), or close other programs")
+            if not _lost_a_process(error):
                 raise
-            return _fail("out of memory; try a smaller --micro-batch-size or --max-length, or --checkpoint-activations")
+            return _fail("another process of this run has ended; continue with --resume") if is_first() else 2
 
     return guarded
 
 
-def _is_out_of_memory(error):
+def is_first():
+    """Whether this process is the first of those that torchrun started, or alone: it reports what all of them meet."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+
+
+def _lost_a_process(error):
+    """Whether an exchange between processes failed, by the names that gloo's and NCCL's errors have."""
+    return type(error).__name__ == "DistBackendError" or "gloo" in str(error)
+
+
+def is_out_of_memory(error):
     """torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error) or \
         "not enough memory" in str(error)
 
 
 def _fail(message):
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split())
+    if len(message) > 2000:  # it may quote a file, which should neither flood nor steer the terminal
+        message = f"{message[:1000]} ... {message[-1000:]}"
+    print("error: " + "".join(c if c.isprintable() else "?" for c in message), file=sys.stderr)
     return 2

@@ -18,11 +18,13 @@ def write_atomic(path, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:  # a full disk says nothing of where
+            error.filename = str(path)
         raise
 
 
 def write_text(path, text):
-    """Write a str as UTF-8, with the line ends it has."""
-    write_atomic(path, lambda file: file.write(text.encode("utf-8")))
+    """Write a str as UTF-8, with the line ends it has. Half a character, which has no UTF-8, becomes the escape it has in JSON."""
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

@@ -10,6 +10,8 @@ Source: Radford et al. 2019, section 2.2; OpenAI's gpt-2 `encoder.py` for the by
 """
 
 import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +24,11 @@ VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726
 
 # Contractions; a run of letters, of digits, or of neither, each with at most one leading space; white space.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# tiktoken's regular expressions give up (the whole process panics) on a run of about a million blanks.
+LONGEST = 100_000  # characters
+BLANK = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # what \s means to tiktoken
+LONG_RUN = re.compile(f"(?<!{BLANK}){BLANK}{{{LONGEST},}}")
 
 
 def byte_alphabet():
@@ -70,11 +77,17 @@ class Tokenizer:
 
     def encode(self, text):
         """str -> list[int], each below 50256."""
-        return self._encoding.encode_ordinary(text)
+        ids, begin = [], 0
+        for run in LONG_RUN.finditer(text) if len(text) >= LONGEST else ():
+            end = run.end() - (run.end() < len(text))  # a run is one piece, but for its last character if something follows
+            ids += self._encoding.encode_ordinary(text[begin : run.start()]) + self._whole.encode_ordinary(text[run.start() : end])
+            begin = end
+        return ids + self._encoding.encode_ordinary(text[begin:])
 
     def encode_batch(self, texts, n_threads=2):
         """list[str] -> list[list[int]], on `n_threads` threads outside Python's lock."""
-        return self._encoding.encode_ordinary_batch(texts, num_threads=n_threads)
+        with ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(self.encode, texts))
 
     def decode(self, ids):
         """list[int] -> str. Bytes that are not UTF-8 (half a character) become U+FFFD."""
@@ -83,6 +96,11 @@ class Tokenizer:
     def decode_bytes(self, ids):
         """list[int] -> bytes, exactly the bytes the tokens stand for."""
         return self._encoding.decode_bytes(ids)
+
+    @cached_property
+    def _whole(self):
+        """The same merges on a text that is not cut into pieces."""
+        return tiktoken.Encoding(name="whole", pat_str="(?s:.+)", mergeable_ranks=read_merges(), special_tokens={})
 
     @cached_property
     def fingerprint(self):

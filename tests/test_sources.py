@@ -101,7 +101,7 @@ BAD_FILES = [  # name, content, what the message must hold
     ("a.json", '[{"a": 1}, 2]', "not an object but a number, .*record 2"),
     ("a.json", b'[{"a": 1},\n{"a": "\xe9"}]', "not UTF-8 .*line 2"),
     ("a.json", b'[\n\n"\0"]', "a NUL byte, .*line 3"),
-    ("a.txt", "hello", r"must end in \.jsonl, \.csv or \.json"),
+    ("a.doc", "hello", r"must end in \.jsonl, \.csv, \.json or \.txt"),
 ]
 
 

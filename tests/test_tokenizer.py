@@ -1,12 +1,14 @@
 """The tokenizer against OpenAI's own tables and the known ids of known texts."""
 
 import json
+import random
+import re
 import socket
 
 import pytest
 
 from gptft.errors import CheckpointError
-from gptft.tokenizer import Tokenizer, byte_alphabet, read_merges
+from gptft.tokenizer import BLANK, Tokenizer, byte_alphabet, read_merges
 
 
 def test_known_ids(tokenizer):
@@ -58,3 +60,17 @@ def test_changed_merge_list_is_refused(tmp_path):
         read_merges(changed)
     with pytest.raises(CheckpointError, match="can't be read"):
         read_merges(tmp_path / "absent.bpe")
+
+
+def test_endless_blanks(tokenizer, monkeypatch):
+    """tiktoken panics on a run of a million blanks, which a file may hold; cut into pieces it gives the same ids."""
+    text = "a\t" + " " * 1_100_000 + "b"
+    ids = tokenizer.encode(text)
+    assert ids[:2] == tokenizer.encode("a\t") and ids[2:-1] == [220] * 1_099_999 and ids[-1:] == tokenizer.encode(" b")
+    assert tokenizer.encode_batch([text, "c"]) == [ids, tokenizer.encode("c")]
+    rng, alphabet = random.Random(0), " \n\t\r\x0b\x1c\x85\xa0\u2003\u3000a1!é" + " " * 9
+    texts = ["".join(rng.choices(alphabet, k=rng.randrange(30))) for _ in range(500)]
+    expected = [tokenizer.encode(text) for text in texts]  # too short to be cut: tiktoken's own
+    monkeypatch.setattr("gptft.tokenizer.LONGEST", 3)
+    monkeypatch.setattr("gptft.tokenizer.LONG_RUN", re.compile(f"(?<!{BLANK}){BLANK}{{3,}}"))
+    assert [tokenizer.encode(text) for text in texts] == expected

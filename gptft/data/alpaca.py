@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptft.data.sources import load_splits, text_field
+from gptft.data.sources import ids_of, load_splits, text_field
 from gptft.data.tokens import IGNORED, TokenStore
 from gptft.errors import DataError
 
@@ -117,13 +117,19 @@ def load_instructions(source="sample", seed=0):
     found = load_splits(source, "instructions.jsonl", seed, lambda record: read_example(record).instruction)
     splits, notes = {}, list(found.notes)
     for split, records in found.splits.items():
-        examples = [read_example(record) for record in records]
+        examples = read_examples(records)
         splits[split] = [example for example in examples if example.output]
         if empty := len(examples) - len(splits[split]):
             notes.append(f"{split}: {empty:,} of {len(examples):,} records have an empty output and are left out")
         if not splits[split]:
             raise DataError(f"every output of {split} is empty, {records[0].path}; add examples with a response")
     return InstructionSet(found.name, splits, notes)
+
+
+def read_examples(records):
+    """The records of a split -> list[Example]. Raises DataError, also for an id that is used twice."""
+    ids_of(records)
+    return [read_example(record) for record in records]
 
 
 def read_example(record):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptft.data.sources import SAMPLES, Record, label_field, load_splits, read_records, text_field
+from gptft.data.sources import SAMPLES, Record, ids_of, label_field, load_splits, read_records, text_field
 from gptft.data.tokens import TokenStore
 from gptft.errors import DataError
 
@@ -80,7 +80,7 @@ def _class_names(source, labels):
         return labels
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"bad JSON ({error}), {path}; repair or remove it") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise DataError(f"not a list of different names, {path}; repair or remove it")
@@ -91,18 +91,12 @@ def _class_names(source, labels):
 
 def _reviews(records: list[Record], index):
     """Check the records of one split -> list[Review]."""
-    reviews, places = [], {}
-    for record in records:
+    reviews = []
+    for record, id in zip(records, ids_of(records)):
         label = label_field(record)
         if label not in index:
             known = ", ".join(list(index)[:10])
             raise DataError(f"label '{label}' never occurs in the training data, {record.place}; labels there: {known}")
-        id = record.fields.get("id", record.number)
-        if isinstance(id, bool) or not isinstance(id, (int, str)) or not str(id).isprintable():
-            raise DataError(f"id is neither an integer nor a printable string, {record.place}; correct or remove it")
-        if id in places:
-            raise DataError(f"id {id!r} is used twice, {record.place} (before: {places[id]}); make ids unique")
-        places[id] = record.place
         reviews.append(Review(id, index[label], text_field(record)))
     return reviews
 

@@ -1,7 +1,8 @@
 """From files on disk to records in train, val and test.
 
 A source is what `--data` names: "sample" (the bundled texts), a folder with train, val and test files, or one file.
-Files are .jsonl (one object a line), .csv (a header, then rows) or .json (a list of objects), in UTF-8. A record keeps
+Files are .jsonl (one object a line), .csv (a header, then rows), .json (a list of objects) or .txt (documents between
+lines of `<|endoftext|>` or, if it has none, between blank lines), in UTF-8. A record keeps
 the place it came from, so that whatever is wrong with it later is reported by file and line. What has no split of its
 own gets one here, by one function for every script: seeded, stratified, and blind to the order of the file, because a
 text's turn is decided by a hash of the text itself. Equal texts always fall on the same side.
@@ -11,6 +12,7 @@ Left out: streaming (a source fits in memory), compressed files, other encodings
 
 import csv
 import json
+import re
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -28,13 +30,13 @@ class Record(NamedTuple):
     """One object of a data file: its fields and where it stands."""
 
     path: Path
-    number: int  # of the line (.jsonl, .csv) or of the record in the list (.json), from 1
+    number: int  # of the line (.jsonl, .csv) or of the record in the file (.json, .txt), from 1
     fields: dict
 
     @property
     def place(self):
         """`FILE, line N`, for error messages."""
-        return f"{self.path}, {'record' if self.path.suffix.lower() == '.json' else 'line'} {self.number}"
+        return f"{self.path}, {'record' if self.path.suffix.lower() in ('.json', '.txt') else 'line'} {self.number}"
 
 
 class Source(NamedTuple):
@@ -49,11 +51,11 @@ class Source(NamedTuple):
 
 
 def read_records(path):
-    """Read a .jsonl, .csv or .json file -> list[Record], at least one. Raises DataError that names file and line."""
+    """Read a .jsonl, .csv, .json or .txt file -> list[Record], at least one. Raises DataError that names file and line."""
     path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json}
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".txt": _read_txt}
     if path.suffix.lower() not in readers:
-        raise DataError(f"a data file must end in .jsonl, .csv or .json, {path}; rename or convert it")
+        raise DataError(f"a data file must end in .jsonl, .csv, .json or .txt, {path}; rename or convert it")
     try:
         records = list(readers[path.suffix.lower()](path))
     except OSError as error:
@@ -69,11 +71,18 @@ def _read_jsonl(path):
             yield Record(path, number, _object(line, f"{path}, line {number}"))
 
 
+def _not_json(name):
+    raise ValueError(f"{name} is no JSON")
+
+
+JSON = json.JSONDecoder(parse_constant=_not_json)  # json.loads takes NaN and Infinity for numbers
+
+
 def _read_json(path):
     hint = "a .json file holds one list of objects; name it .jsonl if every line is an object"
-    text = _decode(path.read_bytes(), path, 1)
+    text = decode(path.read_bytes(), path, 1)
     try:
-        values = json.loads(text) if text.strip() else []
+        values = JSON.decode(text) if text.strip() else []
     except (ValueError, RecursionError) as error:
         raise DataError(f"bad JSON ({error}), {path}; {hint}") from error
     if not isinstance(values, list):
@@ -111,6 +120,13 @@ def _read_csv(path):
             yield Record(path, number, dict(zip(header, row)))
 
 
+def _read_txt(path):
+    text, end = decode(path.read_bytes(), path, 1), "<|endoftext|>"
+    documents = text.split(end) if end in text else re.split(r"\n\s*\n", text)
+    for number, document in enumerate(filter(None, map(str.strip, documents)), 1):
+        yield Record(path, number, {"text": document})
+
+
 def _lines(path):
     """Yield (number from 1, line) of a UTF-8 text file, line ends as they are."""
     with open(path, "rb") as file:
@@ -119,10 +135,10 @@ def _lines(path):
             number += 1
             if len(line) > MAX_LINE:
                 raise DataError(f"a line longer than {MAX_LINE:,} bytes, {path}, line {number}; is it a text file?")
-            yield number, _decode(line, path, number)
+            yield number, decode(line, path, number)
 
 
-def _decode(data, path, number):
+def decode(data, path, number):
     """UTF-8 bytes that start at line `number` -> str, without the byte order mark that some editors put first."""
     if number == 1:
         data = data.removeprefix(b"\xef\xbb\xbf")
@@ -140,7 +156,7 @@ def _decode(data, path, number):
 def _object(text, place):
     """One JSON object -> dict, or DataError."""
     try:
-        value = json.loads(text)
+        value = JSON.decode(text)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
         reason = error.msg if isinstance(error, json.JSONDecodeError) else error
         raise DataError(f"bad JSON ({reason}), {place}; every line must be one whole object") from error
@@ -182,6 +198,19 @@ def label_field(record):
     if not label or not label.isprintable():
         raise DataError(f"label is empty or not printable, {record.place}; labels are integers (0, 1, ...) or names")
     return label
+
+
+def ids_of(records):
+    """Each record's field `id`, an integer or a string, or else its number -> list; DataError if one is used twice."""
+    places = {}
+    for record in records:
+        id = record.fields.get("id", record.number)
+        if isinstance(id, bool) or not isinstance(id, (int, str)) or not str(id).isprintable():
+            raise DataError(f"id is neither an integer nor a printable string, {record.place}; correct or remove it")
+        if id in places:
+            raise DataError(f"id {id!r} is used twice, {record.place} (before: {places[id]}); make ids unique")
+        places[id] = record.place
+    return list(places)
 
 
 def _field(record, name):

@@ -34,29 +34,39 @@ class TokenStore:
         return np.diff(self.offsets)
 
     @classmethod
-    def build(cls, texts, tokenizer, cache=None):
+    def build(cls, texts, tokenizer, cache=None, end=None):
         """Tokenise a list of str, or map the cached result.
 
         Args: `cache` is a path stem such as `data/imdb/.tokens/train` (two .npy files are written beside it, older ones
             of the same stem removed), or None for no cache. A folder that can't be written means no cache, not an error.
+        `end` is an id put after each text; its store needs a stem of its own.
         """
         if cache is None:
-            return cls(*_tokenise(texts, tokenizer))
+            return cls(*_tokenise(texts, tokenizer, end))
         cache = Path(cache)
         key = fingerprint(texts, tokenizer)
         ids_file, offsets_file = (cache.with_name(f"{cache.name}-{key}.{part}.npy") for part in ("ids", "offsets"))
-        if not ids_file.exists():  # written last, so its presence means that both are whole
-            ids, offsets = _tokenise(texts, tokenizer)
-            try:
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                stale = [p for p in cache.parent.glob(f"{cache.name}-*.npy") if key not in p.name]
-                write_atomic(offsets_file, lambda file: np.save(file, offsets))
-                write_atomic(ids_file, lambda file: np.save(file, ids))
-                for path in stale:
-                    path.unlink(missing_ok=True)
-            except OSError:
-                return cls(ids, offsets)
-        return cls(np.load(ids_file, mmap_mode="r"), np.load(offsets_file))
+        try:
+            return cls(*_read_cache(ids_file, offsets_file))
+        except Exception:  # absent or damaged: numpy's reader raises many kinds
+            ids, offsets = _tokenise(texts, tokenizer, end)
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            stale = [p for p in cache.parent.glob(f"{cache.name}-*.npy") if key not in p.name]
+            write_atomic(offsets_file, lambda file: np.save(file, offsets))
+            write_atomic(ids_file, lambda file: np.save(file, ids))
+            for path in stale:
+                path.unlink(missing_ok=True)
+            return cls(*_read_cache(ids_file, offsets_file))  # mapped: processes share it, and memory is free again
+        except OSError:
+            return cls(ids, offsets)
+
+
+def _read_cache(ids_file, offsets_file):
+    ids, offsets = np.load(ids_file, mmap_mode="r"), np.load(offsets_file)
+    if ids.dtype != np.uint16 or ids.shape != (offsets[-1],):
+        raise ValueError("the two files don't belong together")
+    return ids, offsets
 
 
 def cache_stem(source, split):
@@ -67,8 +77,10 @@ def cache_stem(source, split):
     return path / ".tokens" / split if path.is_dir() else path.parent / ".tokens" / f"{path.stem}-{split}"
 
 
-def _tokenise(texts, tokenizer):
+def _tokenise(texts, tokenizer, end):
     encoded = tokenizer.encode_batch(texts, n_threads=os.cpu_count() or 1)
+    if end is not None:
+        encoded = [[*ids, end] for ids in encoded]
     offsets = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
     flat = np.empty(offsets[-1], dtype=np.uint16)
