@@ -8,13 +8,16 @@ Source: torch.amp documentation; Micikevicius et al. 2018 (mixed precision, loss
 """
 
 import contextlib
+import ctypes
 import importlib.util
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from gptft import distributed
 from gptft.errors import UserError
 
 
@@ -51,6 +54,19 @@ class Hardware:
 
         return type(batch)(*map(move, batch))
 
+    def rng_state(self):
+        """The states of the random generators that training draws from -> list: the CPU's, and a GPU's."""
+        return [torch.get_rng_state()] + [gpu.get_rng_state() for gpu in self._gpu()]
+
+    def set_rng_state(self, states):
+        """Go on from `rng_state()`. A GPU's that was saved on none goes on from the seed."""
+        torch.set_rng_state(states[0])
+        for gpu, state in zip(self._gpu(), states[1:]):
+            gpu.set_rng_state(state)
+
+    def _gpu(self):
+        return {"cuda": [torch.cuda], "mps": [torch.mps]}.get(self.type, [])
+
 
 @contextlib.contextmanager
 def evaluating(model, hardware):
@@ -62,6 +78,19 @@ def evaluating(model, hardware):
             yield
     finally:
         model.train(was_training)
+
+
+def keep_freed_memory(device_type):
+    """On a CPU under Linux: let this process keep the memory that tensors leave, instead of giving it back to the system.
+
+    Each step allocates what the one before has freed. Given back, every page of it is mapped and zeroed by the system
+    again, which takes a tenth of a large model's step.
+    """
+    if device_type == "cpu" and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            for parameter, value in ((-1, 2**31 - 1), (-4, 0)):  # M_TRIM_THRESHOLD in bytes, M_MMAP_MAX
+                mallopt(parameter, value)
 
 
 def choose_hardware(device="auto", precision="auto", compile="auto", n_steps=None):
@@ -79,7 +108,8 @@ def choose_hardware(device="auto", precision="auto", compile="auto", n_steps=Non
 
 
 def _choose_device(name):
-    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    mps = torch.backends.mps.is_available() and distributed.world_size() == 1  # it can't exchange gradients
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps}
     if name != "auto":
         if not has[name]:
             raise UserError(f"--device {name}: this machine, or this build of torch, has none; use --device auto")
@@ -117,12 +147,24 @@ def _choose_compile(device, name, n_steps):
         able, missing = bool(able) and torch.cuda.get_device_capability() >= (7, 0), "Triton, a C compiler or a newer GPU"
     else:
         able, missing = any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), "a C++ compiler"
-    if name == "on":
-        return able, "as asked" if able else f"asked for, but this machine lacks {missing}"
     if name == "off":
         return False, "as asked"
-    if device != "cuda":
+    if name == "auto" and device != "cuda":
         return False, "it does not pay on this device"
-    if n_steps is not None and n_steps < 300:
+    if name == "auto" and n_steps is not None and n_steps < 300:
         return False, f"too few steps, {n_steps}, to earn it back"
-    return able, "pays over many steps" if able else f"this machine lacks {missing}"
+    if not able:
+        return False, f"this machine lacks {missing}"
+    if failure := _compile_failure(device):
+        return False, f"torch.compile fails here: {failure}"
+    return True, "as asked" if name == "on" else "pays over many steps"
+
+
+def _compile_failure(device):
+    """Compile something small -> None, or the reason why it fails: a compiler can be there and lack half of what it needs."""
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device))
+    except Exception as error:  # torch's compiler raises many kinds
+        return f"{type(error).__name__}, {str(error).strip().split(chr(10))[0][:100]}"
+    finally:
+        torch._dynamo.reset()

@@ -15,15 +15,29 @@ def duration(seconds):
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} m"
 
 
+def peak_memory(device="cpu"):
+    """The most memory that this process has held so far, on the GPU or else in all, in bytes; None where nobody says."""
+    if device == "cuda":
+        import torch  # here, because the numpy baseline shares this file and never needs it
+
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 class Progress:
     """Prints a training run's state. `n_steps` counts optimizer steps, `start` those done before (a resumed run)."""
 
-    def __init__(self, n_steps, start=0, stream=None):
+    def __init__(self, n_steps, start=0, device="cpu", stream=None):
         self.stream = stream or sys.stdout
         self.live = self.stream.isatty()
-        self.n_steps, self.start = n_steps, start
+        self.n_steps, self.start, self.device = n_steps, start, device
         self.began = self.printed = time.monotonic()
         self.width = 0
+        self.on_val = ""
 
     def update(self, step, epoch, loss, rate, tokens_per_second):
         """Show the state after `step` steps. In a file, a line every 10 seconds at most."""
@@ -32,8 +46,10 @@ class Progress:
             return
         self.printed = now
         left = (now - self.began) / max(1, step - self.start) * (self.n_steps - step)
-        text = (f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}  rate {rate:.1e}  "
-                f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left")  # fmt: skip
+        memory = peak_memory(self.device)
+        held = f"  {memory / 1e9:.2f} GB" if memory else ""
+        text = (f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}{self.on_val}  "
+                f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left{held}  rate {rate:.1e}")  # fmt: skip
         if self.live:
             text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would leave a line behind each time
             self.stream.write("\r" + text.ljust(self.width))
@@ -41,6 +57,13 @@ class Progress:
         else:
             self.stream.write(text + "\n")
         self.stream.flush()
+
+    def evaluated(self, step, metrics, seconds, best):
+        """Print an evaluation on val, a line that stays. Its accuracy then stands in the other lines, too."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+        self.say(f"step {step:>5,}  val {shown}  in {duration(seconds)}{'  (best)' if best else ''}")
+        if "accuracy" in metrics:
+            self.on_val = f"  val accuracy {metrics['accuracy']:.4f}"
 
     def say(self, text):
         """Print a line that stays."""

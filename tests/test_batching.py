@@ -49,8 +49,8 @@ def test_where_caches_go(tmp_path):
 
 
 def test_bucket_lengths():
-    assert [bucket_length(n) for n in (1, 32, 33, 256, 257, 1024, 1500)] == [32, 32, 64, 256, 384, 1024, 1500]
-    assert bucket_length(150, limit=180) == 180 and bucket_length(100, limit=180) == 128
+    assert [bucket_length(n) for n in (1, 32, 33, 256, 257, 513, 1024, 1500)] == [32, 32, 64, 256, 288, 640, 1024, 1500]
+    assert bucket_length(165, limit=180) == 180 and bucket_length(100, limit=180) == 128
     assert list(BUCKETS) == sorted(BUCKETS)
 
 

@@ -20,6 +20,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: claims["capability"])
+    monkeypatch.setattr(hardware, "_compile_failure", lambda device: None)
     return claims
 
 
@@ -63,3 +64,14 @@ def test_what_is_asked_for_is_done_or_refused(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     chosen = choose_hardware("cpu", compile="on")  # no compiler: goes on without, and says so
     assert not chosen.compile and "lacks a C++ compiler" in chosen.why
+
+
+def test_compiler_that_is_there_but_fails_is_done_without(monkeypatch):
+    # Half an installation (no headers, no linker) otherwise ends the run at its first step, with pages of traceback.
+    def broken(function):
+        raise RuntimeError("CppCompileError: C++ compile error\nCommand: ...")
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(torch, "compile", broken)
+    chosen = choose_hardware("cpu", "fp32", "on")
+    assert not chosen.compile and "torch.compile fails here: RuntimeError, CppCompileError: C++ compile error)" in chosen.why

@@ -12,12 +12,12 @@ import torch
 
 from gptft import trainer
 from gptft.classifier import GPT2Classifier, classification_loss
+from gptft.classify import log_probabilities
 from gptft.config import GPT2Config, TrainOptions
 from gptft.data.batching import TrainBatches, classifier_batch
 from gptft.errors import CheckpointError, Interrupted, UserError
 from gptft.hardware import Hardware, choose_hardware, evaluating
 from gptft.metrics import classification_metrics
-from gptft.predict import log_probabilities
 from gptft.pretrained import load_model
 from gptft.run import Run, open_run
 from gptft.trainer import fit
@@ -253,6 +253,27 @@ def test_damaged_state_is_one_clear_error(tmp_path):
             train(tmp_path / "run", max_steps=2, resume=True)
 
 
+def test_state_of_another_model_or_version_is_one_clear_error(tmp_path):
+    train(tmp_path / "run", max_steps=2)
+    run = Run(tmp_path / "run")
+    state = run.load_state()
+    for wrong in ({"step": 1}, state | {"model": {"x": torch.zeros(2)}}, state | {"generators": 3}, state | {"optimizer": {}}):
+        run.save_state(wrong)
+        with pytest.raises(CheckpointError, match="of another model or version.*state.pt; start again with --overwrite"):
+            train(tmp_path / "run", max_steps=2, resume=True)
+
+
+def test_other_threads_are_noted_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
+    # Sums are then rounded in another order: close, which must not pass for the same bits.
+    train(tmp_path / "run", max_steps=4)
+    train(tmp_path / "run", max_steps=4, resume=True)
+    assert "resumed with other" not in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    train(tmp_path / "run", max_steps=4, resume=True)
+    assert f"resumed with other surroundings (threads {threads}, now {threads + 1}): what follows is close" in capsys.readouterr().out
+
+
 def test_saved_state_has_plain_names(tmp_path):
     # torch.compile and DistributedDataParallel put prefixes before the names; another program could not read them.
     train(tmp_path / "run", max_steps=2)
@@ -263,11 +284,42 @@ def test_saved_state_has_plain_names(tmp_path):
 def test_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_good(tmp_path):
     calls = iter(range(1, 100))
     poisoned = lambda model, batch: classification_loss(model, batch) * (math.nan if next(calls) > 11 else 1)  # noqa: E731
-    with pytest.raises(UserError, match=r"not finite at step 12 \(epoch 2, batch 4\)"):
+    with pytest.raises(UserError, match=r"step 12 \(epoch 2, batch 4\): its loss \(nan\).* not finite; training rows, from 0: (\d+, ){7}\d+, .*run"):
         train(tmp_path / "run", loss=poisoned, save_every=1, eval_every=4, log_every=10)
     state = Run(tmp_path / "run").load_state()
     assert state["step"] == 11 and all(t.isfinite().all() for t in state["model"].values())
     assert all(p.isfinite().all() for p in load_model(tmp_path / "run").parameters())
+
+
+def test_loss_on_val_that_is_not_a_number_stops_the_run(tmp_path):
+    # Nothing compares with NaN: met first, it would stay the best; met later, training would go on with a broken model.
+    def break_at_second(model):
+        if Run(tmp_path / "run").resumable():
+            model.score.weight.fill_(math.nan)
+
+    with pytest.raises(UserError, match="the loss on val is nan at step 8"):
+        train(tmp_path / "run", on_eval=break_at_second, eval_every=4)
+    assert Run(tmp_path / "run").load_state()["step"] == 4 and all(p.isfinite().all() for p in load_model(tmp_path / "run").parameters())
+
+
+def test_steps_that_are_not_finite_can_be_left_out(tmp_path, capsys):
+    # Left out whole: the weights, the moments and the decay of the other steps are those of a run without it.
+    def poison(bad, value):
+        calls = iter(range(1, 100))
+        return lambda model, batch: classification_loss(model, batch) * (value if next(calls) in bad else 1)
+
+    model, fitted = train(tmp_path / "run", loss=poison((3, 4), math.nan), skip_nonfinite=True, epochs=1, log_every=1, save_every=4)
+    assert fitted.skipped == 2 and all(p.isfinite().all() for p in model.parameters())
+    assert [row["loss"] is None for row in read_log(tmp_path / "run")] == [step in (3, 4) for step in range(1, 9)]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out step")]
+    assert len(said) == 2 and "left out step 3 (epoch 1, batch 3): its loss (nan)" in said[0] and "training rows, from 0: " in said[0]
+    once, _ = train(tmp_path / "other", loss=poison((3, 4), math.inf), skip_nonfinite=True, epochs=1)
+    assert equal_weights(model, once)
+    # A run that stopped there can go on in this way.
+    with pytest.raises(UserError, match="--resume --skip-nonfinite"):
+        train(tmp_path / "stopped", loss=poison((3, 4), math.nan), epochs=1, save_every=2)
+    resumed, _ = train(tmp_path / "stopped", loss=poison((1, 2), math.nan), epochs=1, save_every=2, resume=True, skip_nonfinite=True)
+    assert equal_weights(model, resumed)
 
 
 def test_patience_stops_early(tmp_path):

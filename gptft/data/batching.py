@@ -17,7 +17,7 @@ import torch
 from gptft import distributed
 from gptft.data.tokens import IGNORED
 
-BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # padded lengths, in tokens
+BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))  # padded lengths, in tokens
 POOL = 32  # batches that are sorted by length together
 
 
@@ -120,12 +120,23 @@ class TrainBatches:
         self.n_steps = min(options.epochs * self.steps_per_epoch, options.max_steps or 2**62)
         self._epoch, self._batches = None, None
 
-    def step(self, epoch, i):
-        """The micro-batches of step i (from 0) of an epoch (from 0)."""
+    def rows(self, epoch, i):
+        """The row numbers of step i (from 0) of an epoch (from 0), those of all processes, (n,) int64."""
         if epoch != self._epoch:
             batches = epoch_batches(self.lengths, self.options.batch_size, self.options.seed, epoch)
             self._epoch, self._batches = epoch, batches
-        rows = self._batches[i][distributed.rank() :: distributed.world_size()]
+        return self._batches[i]
+
+    def step(self, epoch, i):
+        """This process's micro-batches of step i of an epoch, at least one.
+
+        Where the rows are fewer than the processes, one that has none gets another's first row, with n = 0: it must take
+        part in the exchange of gradients, and what counts 0 changes nothing.
+        """
+        whole = self.rows(epoch, i)
+        rows = whole[distributed.rank() :: distributed.world_size()]
+        if not len(rows):
+            return [self.collate(self.dataset, whole[:1], self.pad_id)._replace(n=0, n_tokens=0)]
         size = self.options.micro_batch_size or len(rows)
         return [self.collate(self.dataset, rows[j : j + size], self.pad_id) for j in range(0, len(rows), size)]
 
