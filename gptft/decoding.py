@@ -195,24 +195,16 @@ def _prefill(model, prompts, n_more):
     token_ids = torch.tensor(padded, device=model.wte.weight.device)  # (distinct, T)
     cache = KVCache(model, len(prompts), T + n_more)
     cache.arrange(range(len(distinct)))
-    hidden = model.hidden_states(token_ids, cache)
+    last = torch.tensor([row * T + n - 1 for row, n in enumerate(lengths)], device=token_ids.device)
+    hidden = model.hidden_states(token_ids, cache, at=last)
     cache.truncate(lengths)
     cache.arrange(rows)
-    last = hidden[torch.arange(len(distinct)), torch.tensor(lengths) - 1]
-    return cache, model.head(last)[rows]
+    return cache, model.head(hidden)[rows]
 
 
 def _next_logits(model, ids, cache):
     """One more token a row, (B,) -> logits (B, V)."""
-    one_vector = len(ids) == 1 and model.wte.weight.dtype == torch.bfloat16
-    onednn, was_enabled = torch.backends.mkldnn, torch.backends.mkldnn.enabled
-    # On a CPU oneDNN brings bfloat16 weights into an order of its own for every product. Torch's own product with a
-    # single vector, which reads them as they lie, takes half the time.
-    onednn.enabled = was_enabled and not one_vector
-    try:
-        return model.head(model.hidden_states(ids[:, None], cache)[:, 0])
-    finally:
-        onednn.enabled = was_enabled
+    return model.head(model.hidden_states(ids[:, None], cache)[:, 0])
 
 
 class _Arriving:

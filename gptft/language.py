@@ -22,14 +22,26 @@ ROUND_TO = 64  # positions
 def token_losses(model, batch):
     """LMBatch -> the negative log-probability of each learned token, in nats, (n,) float32, in the order of `learned`."""
     # Rounded up, the product has one of few shapes: for each new one a CPU's or compiler's kernel would be made and kept.
-    at = F.pad(batch.learned, (0, -batch.n % ROUND_TO))
-    logits = model(batch.token_ids, at)[: batch.n]
+    n = len(batch.learned)
+    at = F.pad(batch.learned, (0, -n % ROUND_TO))
+    logits = model(batch.token_ids, at)[:n]
     return F.cross_entropy(logits.float(), batch.labels.flatten()[batch.learned + 1], reduction="none")
 
 
 def language_loss(model, batch):
     """LMBatch -> the sum over its learned tokens, float32 scalar; 0, with a gradient of 0, if there is none."""
-    return token_losses(model, batch).sum()
+    n = -len(batch.learned) % ROUND_TO
+    targets = F.pad(batch.labels.flatten()[batch.learned + 1], (0, n), value=-100)  # learned nowhere
+    return model(batch.token_ids, F.pad(batch.learned, (0, n)), targets=targets)
+
+
+def stream_loss(model, batch, begin_id=None, vocabulary=None):
+    """WindowBatch -> the sum of the losses of its targets that are not -100, in nats, float32 scalar.
+
+    begin_id: the id that begins a document, if attention is to stay inside; vocabulary: (K,) int64, the ids among which
+    the model chooses, if not all; the targets are then numbers of its entries.
+    """
+    return model(batch.token_ids, begin_id=begin_id, targets=batch.targets, vocabulary=vocabulary)
 
 
 @torch.no_grad()

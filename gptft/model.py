@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gptft.cross_entropy import linear_cross_entropy
+
 
 class KVCache:
     """The keys and values of the tokens read so far, so that the next token costs one position of work instead of all.
@@ -82,6 +84,62 @@ class KVCache:
         return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=self.mask).to(q.dtype)
 
 
+def document_mask(token_ids, begin_id):
+    """Rows of several documents, each begun by the id `begin_id` -> how each document stands alone.
+
+    (B, T) int64 -> positions in the document, (B, T) int64, and where attention may look, (B, 1, T, T) bool: from each
+    position back to the begin of its document. A row that begins within a document begins with position 0.
+    """
+    t = torch.arange(token_ids.shape[1], device=token_ids.device)
+    begin = torch.where(token_ids == begin_id, t, 0).cummax(1).values
+    mask = (begin[:, :, None] <= t) & (t <= t[:, None])
+    return t - begin, mask[:, None]
+
+
+def product(x, weight, bias=None):
+    """x @ weight.T + bias, as F.linear; for the single vector of a text being written, by the kernel that reads weights fastest.
+
+    On a CPU reading them is all the work, and torch's choice takes twice as long: in bfloat16 oneDNN first brings them
+    into an order of its own, in float32 MKL uses one thread.
+    """
+    alone = x.device.type == "cpu" and x.numel() == x.shape[-1] and not torch.is_grad_enabled()
+    onednn = torch.backends.mkldnn
+    if not alone or not onednn.is_available() or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    if x.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    was_enabled = onednn.enabled
+    onednn.enabled = False
+    try:
+        return F.linear(x, weight, bias)
+    finally:
+        onednn.enabled = was_enabled
+
+
+class Linear(nn.Linear):
+    """nn.Linear by `product`."""
+
+    def forward(self, x):
+        return product(x, self.weight, self.bias)
+
+
+def attention(q, k, v, mask=None, dropout=0.0):
+    """Queries, keys and values, each (B, H, T, D) -> the weighted means of the values, (B, H, T, D).
+
+    mask: (B, 1, T, T) bool, where a query may look; None: at itself and all before.
+    """
+    B, H, T, D = q.shape
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not q.requires_grad or T > 512:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
+    # Torch's kernel never holds all weights at once, which pays for long rows. For short ones in bfloat16 on a CPU these
+    # three products take half the time of it and its backward pass.
+    seen = torch.ones(T, T, dtype=torch.bool).tril() if mask is None else mask
+    bias = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -torch.inf).expand(B, H, T, T).flatten(0, 1)
+    q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))
+    return (F.dropout(torch.softmax(scores, -1), dropout) @ v).view(B, H, T, D)
+
+
 class Attention(nn.Module):
     """Causal self-attention, (B, T, C) -> (B, T, C): each position takes a weighted mean over itself and earlier ones."""
 
@@ -89,11 +147,11 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values in one product
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values in one product
+        self.c_proj = Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, cached_attention=None):
+    def forward(self, x, cached_attention=None, mask=None):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         if cached_attention:
@@ -101,7 +159,7 @@ class Attention(nn.Module):
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
             # The functional form knows nothing of train and eval mode: dropout must be switched off by hand.
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+            y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
@@ -110,8 +168,8 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
@@ -119,7 +177,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)); the latter only at the positions `at`, if given."""
 
     def __init__(self, config):
         super().__init__()
@@ -128,8 +186,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
 
-    def forward(self, x, cached_attention=None):
-        x = x + self.attn(self.ln_1(x), cached_attention)
+    def forward(self, x, cached_attention=None, mask=None, at=None):
+        x = x + self.attn(self.ln_1(x), cached_attention, mask)
+        x = x if at is None else x.flatten(0, 1)[at]
         return x + self.mlp(self.ln_2(x))
 
 
@@ -171,45 +230,61 @@ class GPT2(nn.Module):
     def check(self, token_ids):
         """Raise ValueError, with the numbers, for ids this model can't read.
 
-        Looking at the ids makes a GPU wait, and torch.compile can't trace it: compiled code skips that part, and relies
-        on the vocabulary of the tokenizer, which is compared with the model's before training.
+        Looking at the ids makes a GPU wait, and torch.compile can't trace it: compiled code and training on CUDA skip that
+        part, and rely on the vocabulary of the tokenizer, which is compared with the model's before training.
         """
         T, P, V = token_ids.shape[-1], self.config.n_positions, self.config.vocab_size
         if token_ids.dim() != 2 or token_ids.numel() == 0:
             raise ValueError(f"token_ids must be (B, T) with at least one token, got shape {tuple(token_ids.shape)}")
         if T > P:
             raise ValueError(f"input of {T} tokens is longer than the model's n_positions, {P}")
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or (self.training and token_ids.is_cuda)):
             low, high = token_ids.aminmax()
             if low < 0 or high >= V:
                 raise ValueError(f"token ids must be from 0 to {V - 1}, got {low.item()} to {high.item()}")
 
-    def hidden_states(self, token_ids, past_key_values=None):
+    def hidden_states(self, token_ids, past_key_values=None, begin_id=None, at=None):
         """(B, T) int64 -> the stream after the final LayerNorm, (B, T, C). Raises ValueError as `check` does.
+
+        at: (n,) int64, where it is wanted, row * T + t for position t; the result is (n, C). After the last attention all
+        other positions are then left out, which saves most of a layer.
+        begin_id: the id that begins a document; each then stands alone, see `document_mask`. None: a row is one document.
 
         past_key_values: a KVCache with B rows, whose tokens come before these and which takes them in (in eval mode,
         without gradients). The ids are then not checked, so that nothing waits for the device.
         """
-        if past_key_values is None:
+        mask = None
+        if past_key_values is not None:
+            positions = past_key_values.append(token_ids.shape[1])
+        else:
             self.check(token_ids)
             positions = torch.arange(token_ids.shape[1], device=token_ids.device)
-        else:
-            positions = past_key_values.append(token_ids.shape[1])
+            if begin_id is not None:
+                positions, mask = document_mask(token_ids, begin_id)
         x = self.drop(self.wte(token_ids) + self.wpe(positions))
         for layer, block in enumerate(self.h):
+            wanted = at if layer == self.config.n_layer - 1 else None
             if past_key_values is not None:
-                x = block(x, partial(past_key_values.attend, layer))
+                x = block(x, partial(past_key_values.attend, layer), at=wanted)
             elif self.checkpoint_activations and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, None, mask, wanted, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, None, mask, wanted)
         return self.ln_f(x)
 
     def head(self, hidden):
         """(..., C) -> logits (..., V), with the token embedding as the matrix."""
-        return F.linear(hidden, self.wte.weight)
+        return product(hidden, self.wte.weight)
 
-    def forward(self, token_ids, at=None):
-        """Logits of all positions, (B, T, V), or (n, V) of those in `at`: (n,) int64, entry row * T + t for position t."""
-        hidden = self.hidden_states(token_ids)
-        return self.head(hidden if at is None else hidden.flatten(0, 1)[at])
+    def forward(self, token_ids, at=None, begin_id=None, targets=None, vocabulary=None):
+        """Logits of all positions, (B, T, V), or (n, V) of those in `at`.
+
+        at, begin_id: as in `hidden_states`. With targets, int64 of one entry a position, -100 for none: instead of the logits
+        the sum of the losses in nats, at a fraction of the memory. vocabulary: (K,) int64, the ids among which the model
+        then chooses; targets are numbers of its entries.
+        """
+        hidden = self.hidden_states(token_ids, begin_id=begin_id, at=at)
+        if targets is None:
+            return self.head(hidden)
+        weight = self.wte.weight if vocabulary is None else self.wte.weight[vocabulary]
+        return linear_cross_entropy(hidden.flatten(0, -2), weight, targets.flatten())

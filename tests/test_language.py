@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import gptft.model
 from gptft.config import GPT2Config
 from gptft.data.alpaca import TEMPLATES, Example, InstructionDataset
 from gptft.data.batching import lm_batch
@@ -99,12 +100,14 @@ def test_micro_batches_add_up():
         torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-6)  # the losses themselves are float32
 
 
-def test_only_learned_positions_reach_the_head_rounded_up(monkeypatch):
-    model, seen = tiny(), []
-    head = model.head
-    monkeypatch.setattr(model, "head", lambda hidden: seen.append(tuple(hidden.shape)) or head(hidden))
-    language_loss(model, batch_of(([1, 2, 3, 4], [-100, -100, -100, 4]), ([5, 6], [-100, 6])))
-    assert seen == [(64, 8)]  # 2 positions, rounded up to the next of few shapes
+def test_only_learned_positions_reach_the_last_perceptron_and_the_head_rounded_up(monkeypatch):
+    model, seen, product = tiny(), [], gptft.model.linear_cross_entropy
+    monkeypatch.setattr("gptft.model.linear_cross_entropy", lambda hidden, *rest: seen.append(tuple(hidden.shape)) or product(hidden, *rest))
+    model.h[-1].mlp.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    batch = batch_of(([1, 2, 3, 4], [-100, -100, -100, 4]), ([5, 6], [-100, 6]))
+    loss = language_loss(model, batch)
+    assert seen == [(64, 8), (64, 8)]  # 2 positions, rounded up to the next of few shapes
+    torch.testing.assert_close(loss, token_losses(model, batch).sum())  # what fills them up counts nothing
 
 
 def test_logits_at_positions_are_those_of_the_whole():

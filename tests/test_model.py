@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from gptft.classifier import GPT2Classifier
 from gptft.config import GPT2Config
-from gptft.model import GPT2
+from gptft.model import GPT2, attention, product
 
 TINY = GPT2Config(vocab_size=97, n_positions=24, n_embd=16, n_layer=2, n_head=4, dropout=0.0)
 
@@ -129,6 +129,64 @@ def test_checkpointed_activations_change_no_gradient():
         gradients.append([p.grad.clone() for p in model.parameters()])
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_short_rows_in_bfloat16_attend_as_in_float64(masked):
+    # They take products of their own on a CPU: a forgotten scale, mask or transpose would train, and train worse.
+    torch.manual_seed(0)
+    exact = torch.randn(3, 2, 4, 12, 8, dtype=torch.float64)  # q, k, v: (B, H, T, D)
+    causal = torch.ones(12, 12, dtype=torch.bool).tril()
+    mask = (causal & (torch.arange(12) >= 5 * (torch.arange(12) >= 5)[:, None]))[None, None].expand(2, 1, 12, 12) if masked else None
+    wanted = torch.randn(2, 4, 12, 8, dtype=torch.float64)
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        qkv = exact.to(dtype, copy=True).requires_grad_()
+        y = attention(*qkv, mask)
+        y.backward(wanted.to(dtype))
+        assert y.dtype == dtype
+        found.append((y.detach().double(), qkv.grad.double()))
+    scores = exact[0] @ exact[1].transpose(-1, -2) / 8**0.5
+    y = torch.softmax(scores.masked_fill(~(causal if mask is None else mask), -torch.inf), -1) @ exact[2]
+    torch.testing.assert_close(found[0][0], y)
+    for float64, bfloat16 in zip(*found):
+        assert (bfloat16 - float64).norm() < 0.01 * float64.norm()
+
+
+def test_short_rows_in_bfloat16_drop_weights():
+    q, k, v = (*torch.randn(2, 1, 1, 64, 64).bfloat16(), torch.eye(64).bfloat16()[None, None])  # so the weights come out
+    weights, others = (attention(q.requires_grad_(), k, v, dropout=0.5) for _ in range(2))
+    assert 0.4 < (weights != 0).sum() / (64 * 65 / 2) < 0.6 and not torch.equal(weights, others)
+
+
+def test_positions_asked_for_are_those_of_the_whole(reference_model):
+    # After the last attention the others are left out: the logits, and every gradient, must not notice.
+    ids, at = torch.randint(0, 97, (3, 7)), torch.tensor([0, 6, 13, 8, 20])
+    whole, part = reference_model.hidden_states(ids).flatten(0, 1)[at], reference_model.hidden_states(ids, at=at)
+    torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+    wanted = torch.randn(5, 16)
+    gradients = [torch.autograd.grad((hidden * wanted).sum(), reference_model.parameters()) for hidden in (whole, part)]
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 1e-12)])
+def test_product_with_one_vector(dtype, tolerance):
+    # A single vector takes other kernels, where nothing is to be learned.
+    torch.manual_seed(0)
+    for shape in ((1, 40), (1, 1, 40), (2, 40), (1, 3, 40)):
+        x, weight, bias = torch.randn(shape), torch.randn(24, 40), torch.randn(24)
+        given = [tensor.to(dtype) for tensor in (x, weight, bias)]
+        exact = [tensor.double() for tensor in given]
+        with torch.no_grad():
+            for bias_too in (2, 3):
+                expected = F.linear(*exact[:bias_too])
+                found = product(*given[:bias_too])
+                assert found.dtype == dtype
+                torch.testing.assert_close(found.double(), expected, atol=6 * tolerance, rtol=tolerance)
+    weight = weight.requires_grad_()
+    product(torch.ones(1, 40), weight).sum().backward()
+    assert torch.equal(weight.grad, torch.ones(24, 40))
 
 
 def test_impossible_inputs_are_refused_with_the_numbers():
