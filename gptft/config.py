@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from gptft.errors import UserError
 
 ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # Hugging Face's, OpenAI's
+LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # the matrices of a block
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,29 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class TrainableOptions:
+    """Which of the model's weights are trained. The rate for adapters is that of Hu et al. 2021, table 11."""
+
+    train: str = option("full", "all weights; low-rank adapters and a classifier's head (default rate, if pretrained: 2e-4); the last "
+                        "block, final norm and head (1e-4); or the head (1e-3)",
+                        choices=("full", "lora", "last-block", "head"))  # fmt: skip
+    lora_rank: int = option(None, "rank of the adapters; default: 8", int, 1, 10_000)
+    lora_alpha: float = option(None, "their scale, times the rank; default: twice the rank", float, 0.0, 1e6)
+    lora_dropout: float = option(None, "probability on their input; default: that of --dropout", float, 0.0, 0.95)
+    lora_targets: str = option(None, f"some of {','.join(LORA_TARGETS)}; default: all", str)
+
+    def __post_init__(self):
+        for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"):
+            if getattr(self, name) is not None and self.train != "lora":
+                raise UserError(f"--{name.replace('_', '-')} goes with --train lora, but --train is {self.train}; leave out either")
+
+    def recipe(self):
+        """What a pretrained model's default options become -> dict."""
+        rates = {"lora": 2e-4, "last-block": 1e-4, "head": 1e-3}
+        return {"learning_rate": rates[self.train]} if self.train in rates else {}
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """How a model is trained; the same flags in every training script.
 
@@ -114,7 +138,9 @@ class TrainOptions:
     precision: str = option("auto", "of the matrix products; weights stay fp32", choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = option("auto", "torch.compile", choices=("auto", "on", "off"))
     checkpoint_activations: bool = option(False, "recompute blocks in the backward pass: less memory, a third slower")
+    skip_nonfinite: bool = option(False, "leave out steps whose gradient is not finite, instead of stopping")
     resume: bool = option(False, "continue the run in --out from its last saved state")
+    resume_anyway: bool = option(False, "with --resume: even with other epochs, steps, rate, warmup, dropout or precision")
     overwrite: bool = option(False, "throw away what is in --out")
     out: str = option(None, "run folder", str)
 

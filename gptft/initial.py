@@ -1,7 +1,8 @@
 """What a training script starts from: `--model`, `--from-scratch` and the shape flags -> a model.
 
 A name stands for one folder (checkpoints/124M, or the package's own assets/mini); a folder that is named but absent is
-an error that says how to get it. Random weights come only when asked for, or as the default, which says so.
+an error that says how to get it. Random weights come only when asked for, or as the default, which says so. `--train`
+then says which of the weights are trained.
 """
 
 import dataclasses
@@ -11,10 +12,11 @@ from typing import NamedTuple
 from torch import nn
 
 from gptft.classifier import GPT2Classifier
-from gptft.config import ALIASES, GPT2Config
+from gptft.config import ALIASES, LORA_TARGETS, GPT2Config
 from gptft.data.alpaca import TEMPLATES
 from gptft.errors import UserError
 from gptft.language import add_special_tokens
+from gptft.lora import add_adapters
 from gptft.model import GPT2
 from gptft.pretrained import load_model, read_config
 from gptft.tokenizer import Tokenizer
@@ -69,18 +71,60 @@ def initial_classifier(options, dropout, classes, pooling=None):
     return Initial(GPT2Classifier.on(model, len(classes), pooling, classes), name)
 
 
-def initial_instructed(options, dropout, template=None):
-    """As `initial_model`, a GPT2 for the wording `template`: a name of TEMPLATES, None for the model's own or else "alpaca"."""
+def initial_language_model(options, dropout):
+    """As `initial_model`, a GPT2: of a classifier its body."""
     model, name = initial_model(options, dropout)
     if isinstance(model, GPT2Classifier):
         model = model.transformer
     _check_vocabulary(model, options)
+    return Initial(model, name)
+
+
+def initial_instructed(options, dropout, template=None):
+    """As `initial_language_model`, for the wording `template`: a name of TEMPLATES, None for the model's own or else "alpaca"."""
+    model, name = initial_language_model(options, dropout)
     model.template = template or model.template or "alpaca"
     if model.template not in TEMPLATES:
         raise UserError(f"the model was tuned with a wording unknown here, '{model.template}', --model {options.model}; "
                         f"choose one with --template: {', '.join(TEMPLATES)}")  # fmt: skip
     add_special_tokens(model, TEMPLATES[model.template].special_tokens)
     return Initial(model, name)
+
+
+def choose_trainable(model, options, start):
+    """Freeze what `--train` leaves out, or add adapters; in place -> a line for people: what is trained, and at what cost.
+
+    Args: `options` are TrainableOptions, `start` the ModelOptions of the model. Raises UserError for what can't be trained.
+    """
+    gpt2, n_plain = getattr(model, "transformer", model), sum(p.numel() for p in model.parameters())
+    head, said = getattr(model, "score", gpt2.wte), {"full": "all weights"}.get(options.train, options.train)
+    if options.train == "lora":
+        said = _add_adapters(model, options, start)
+    elif options.train != "full":
+        model.requires_grad_(False)
+        # A language model's head is its embedding: a third of its weights, and at the far end of the backward pass.
+        last = [gpt2.h[-1], gpt2.ln_f] + [head] * (head is not gpt2.wte)
+        for part in last if options.train == "last-block" else [head]:
+            part.requires_grad_(True)
+    new = gpt2.wte.weight[Tokenizer.VOCAB_SIZE :][: len(gpt2.special_tokens)]
+    if len(new) and not gpt2.wte.weight.requires_grad and (new == new[0]).all():
+        raise UserError(f"--train {options.train} would leave the new tokens of the wording untrained, --template {gpt2.template}; "
+                        "use another --template, or --train full")  # fmt: skip
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    alone = f", or {4 * n / 1e6:,.1f} MB as an adapter" if options.train == "lora" else ""
+    return f"trained: {said}: {n:,} of {n_plain:,} parameters; optimizer {8 * n / 1e6:,.1f} MB; saved model {4 * n_plain / 1e6:,.1f} MB{alone}"
+
+
+def _add_adapters(model, options, start):
+    """Adapters as the flags say, in place -> what they are, for people."""
+    if not start.pretrained:
+        raise UserError("--train lora adapts learned weights, but these are random; name a --model, or leave out --train")
+    folder, rank, targets = model_folder(start.model), options.lora_rank or 8, options.lora_targets or ",".join(LORA_TARGETS)
+    alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
+    dropout = model.config.dropout if options.lora_dropout is None else options.lora_dropout
+    hub_names = {Path("checkpoints") / size: name for name, size in ALIASES.items()}  # what peft's users call them
+    add_adapters(model, rank, alpha, dropout, targets.split(","), hub_names.get(folder, str(folder.resolve())))
+    return f"adapters of rank {rank} (alpha {alpha:g}, dropout {dropout:g}) on {targets.replace(',', ', ')}"
 
 
 def model_folder(name):

@@ -1,9 +1,9 @@
 """Models from and to disk: `load_model(folder)` and `save_model(model, folder)`.
 
-Three kinds of folder load: OpenAI's checkpoint (hparams.json and a TensorFlow bundle), a Hugging Face model
+Three kinds of folder hold a model: OpenAI's checkpoint (hparams.json and a TensorFlow bundle), a Hugging Face model
 (config.json and safetensors, in one file or several), and a run of ours, which is a Hugging Face folder with a few
 files more. One kind is written, Hugging Face's, so that what was trained here works in transformers and all that reads
-its format.
+its format. A fourth, an adapter as peft writes it, loads as its base with the adapter merged.
 
 A model is built without memory for its weights (on torch's "meta" device); each tensor is then copied once, from the
 mapped file to where it belongs, in its type and layout. So loading costs one copy of the weights, on the target device.
@@ -14,6 +14,7 @@ Left out: pytorch_model.bin, which is a pickle and may run code.
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,11 @@ from gptft.checkpoints.gpt2_names import from_huggingface, from_openai, to_huggi
 from gptft.checkpoints.safetensors import read_safetensors, write_safetensors
 from gptft.checkpoints.tf_bundle import read_tf_checkpoint
 from gptft.classifier import GPT2Classifier
+from gptft.config import ALIASES
 from gptft.errors import CheckpointError
 from gptft.files import write_atomic, write_text
+from gptft.lora import CONFIG as ADAPTER
+from gptft.lora import adapters, apply_adapter, merged_state, read_adapter_config, save_adapter
 from gptft.model import GPT2
 from gptft.tokenizer import VOCAB_BPE, byte_alphabet, read_merges
 
@@ -35,19 +39,22 @@ PICKLE = "pytorch_model.bin"
 
 
 def load_model(path, dtype=None, device="cpu", dropout=None):
-    """A folder of OpenAI's, of Hugging Face's or of a run of ours -> GPT2, or GPT2Classifier if it holds a head.
+    """A folder of OpenAI's, of Hugging Face's, of a run of ours or of an adapter -> GPT2, or GPT2Classifier if it holds a head.
 
     The model is in eval mode. dtype: of the weights; None is torch.float32, whatever the file holds. device: where
     they go. dropout: replaces the probability that the folder states (also that of attention weights, unless the folder
     states another for them).
     Raises CheckpointError that names the file and lists what is wrong with it.
     """
-    folder = Path(path)
-    saved = _read_saved_config(folder)
-    if _is_openai(folder):
-        weights = from_openai(read_tf_checkpoint(folder), saved.shape, folder)
+    folder, base = Path(path), _base_folder(Path(path))
+    saved = _read_saved_config(base)
+    if _is_openai(base):
+        weights = from_openai(read_tf_checkpoint(base), saved.shape, base)
     else:
-        weights = from_huggingface(_read_weights(folder, saved), saved.shape, folder, saved.is_classifier)
+        weights = from_huggingface(_read_weights(base, saved), saved.shape, base, saved.is_classifier)
+    if base != folder:
+        weights = apply_adapter(folder, weights)
+        saved = saved._replace(pooling=read_adapter_config(folder)["pooling"] or saved.pooling)
     _check_finite(weights, folder)
 
     config = saved.shape if dropout is None else dataclasses.replace(saved.shape, dropout=dropout)
@@ -67,7 +74,7 @@ def load_model(path, dtype=None, device="cpu", dropout=None):
 
 def read_config(path):
     """The GPT2Config of a folder that `load_model` loads. Raises CheckpointError as it does."""
-    return _read_saved_config(Path(path)).shape
+    return _read_saved_config(_base_folder(Path(path))).shape
 
 
 def save_model(model, folder):
@@ -76,19 +83,21 @@ def save_model(model, folder):
     config.json and model.safetensors, in the weights' own dtype; and, if the vocabulary is GPT-2's, the tokenizer
     (vocab.json, merges.txt, tokenizer_config.json) and generation_config.json. transformers' `GPT2LMHeadModel`,
     `GPT2ForSequenceClassification` and `AutoTokenizer` load the folder with `from_pretrained`; of pooling they know
-    only "last".
-    Raises ValueError for a model in a wrapping (adapters, torch.compile), OSError when the disk refuses.
+    only "last". A model with adapters is written merged, and its adapters beside it (adapter_config.json and
+    adapter_model.safetensors). Then beware: where peft is installed, transformers' `from_pretrained` finds both in the
+    folder and adds the adapters once more; use peft on the base model, or move the two files elsewhere.
+    Raises ValueError for a model in another wrapping (torch.compile), OSError when the disk refuses.
     """
     if not isinstance(model, (GPT2, GPT2Classifier)):
         raise ValueError(f"not a GPT2 or GPT2Classifier but {type(model).__name__}; unwrap it")
     if isinstance(model, GPT2Classifier):
         names, special_tokens = model.class_names or [f"LABEL_{i}" for i in range(model.n_classes)], []
         config = gpt2_config.huggingface_config(model.config, model.pooling, names)
-        weights = model.transformer.state_dict() | {"score.weight": model.score.weight}
+        weights = merged_state(model.transformer) | {"score.weight": model.score.weight}
     else:
         special_tokens = model.special_tokens
         config = gpt2_config.huggingface_config(model.config, template=model.template, special_tokens=special_tokens)
-        weights = model.state_dict()
+        weights = merged_state(model)
     tensors = to_huggingface(weights, model.config)
 
     folder = Path(folder)
@@ -99,9 +108,24 @@ def save_model(model, folder):
         ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         _write_json(folder / "generation_config.json", ids)
     write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    if adapters(model):
+        save_adapter(model, folder)
 
 
 # ---------------------------------------------------------------- reading
+
+
+def _base_folder(folder):
+    """The folder itself; for a bare adapter that of its base: a path, or a size's name with Hugging Face."""
+    if not (folder / ADAPTER).exists() or (folder / "config.json").exists():  # a run holds the merged model, too
+        return folder
+    name = read_adapter_config(folder)["base"]
+    size = ALIASES.get(name.removeprefix("openai-community/"))
+    base = Path("checkpoints") / size if size and not os.path.isdir(name) else Path(name)
+    if not os.path.isdir(base):  # unlike Path.is_dir, it answers no to a name that no file can have
+        where = f"fetch it with: python -m data_prep.gpt2 --size {size}" if size else "write its folder there as base_model_name_or_path"
+        raise CheckpointError(f"the adapter's base model is not here: {base}, {folder / ADAPTER}; {where}")
+    return base
 
 
 def _is_openai(folder):
