@@ -14,6 +14,7 @@ import torch
 from gptft import distributed
 from gptft.data.alpaca import TEMPLATES, Example, InstructionDataset
 from gptft.data.batching import eval_batches, lm_batch
+from gptft.data.documents import window_batch
 from gptft.generate import generate
 from gptft.hardware import evaluating
 from gptft.language import token_losses
@@ -21,6 +22,7 @@ from gptft.tasks import load_tasks, passes, task_results
 from gptft.text_metrics import Response, text_metrics
 
 EVAL_BATCH = 8  # rows of a pass that computes losses; their logits are large
+EVAL_TOKENS = 2048  # of such a pass over a stream
 WRITE_BATCH = 32  # prompts answered at the same time
 RESPONSE_TOKENS = 200  # longest response to a test prompt
 TASK_TOKENS = 64  # longest response to a task; the right ones are short
@@ -46,6 +48,21 @@ def loss_metrics(model, dataset, pad_id, hardware):
     sums, counts = response_losses(model, dataset, pad_id, hardware)
     loss = sums.sum() / counts.sum()
     return {"n": len(sums), "loss": float(loss), "perplexity": math.exp(min(loss, 700)), "response_tokens": int(counts.sum())}
+
+
+def stream_metrics(model, windows, loss, hardware, n_documents, n_bytes):
+    """-> dict of n (documents), tokens, loss (mean over tokens, nats), perplexity and bits_per_byte. As response_losses.
+
+    loss: (model, WindowBatch) -> sum of losses. n_documents, n_bytes: what the windows hold, without end-of-text.
+    bits_per_byte is the sum of all losses, of end-of-text's, too, / ln 2 / n_bytes, so that models with other tokens can
+    be compared; where only some tokens are learned, it means nothing and is left out.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in eval_batches(windows, window_batch, None, max(1, EVAL_TOKENS // windows.length)):
+        sums += torch.tensor([loss(model, hardware.put(batch)).item(), batch.n])
+    total, n = distributed.sum_over_processes(sums).tolist()
+    metrics = {"n": n_documents, "tokens": int(n), "loss": total / max(n, 1), "perplexity": math.exp(min(total / max(n, 1), 700))}
+    return metrics if windows.numbers is not None else metrics | {"bits_per_byte": total / math.log(2) / n_bytes}
 
 
 def respond(model, prompts, tokenizer, max_new_tokens):
