@@ -53,7 +53,7 @@ class GenerateOptions:
     top_k: int = option(None, "choose among the N likeliest tokens; default: all", int, 1)
     top_p: float = option(0.95, "choose among the fewest tokens whose probabilities reach X", low=0.001, high=1.0)
     repetition_penalty: float = option(1.0, "above 1: what has been said becomes less likely", low=0.1, high=10.0)
-    num_samples: int = option(1, "texts for each prompt", low=1)
+    num_samples: int = option(1, "texts for each prompt", low=1, high=10_000)
     batch_size: int = option(16, "texts written at the same time", low=1)
     seed: int = option(None, "same seed and prompts, same texts; default: drawn, and printed", int, 0, 2**32 - 1)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
@@ -86,17 +86,22 @@ def parse(argv):
     for flag, needed in (("input", "instruction"), ("out", "file")):
         if getattr(args, flag) is not None and getattr(args, needed) is None:
             raise UserError(f"--{flag} goes with --{needed}; add it, or leave out --{flag}")
-    if args.out and not Path(args.out).parent.is_dir():  # to be said before the work, not after it
-        raise UserError(f"no such folder, {Path(args.out).parent}, for --out; make it")
+    if args.out:  # to be said before the work, not after it
+        out = Path(args.out)
+        if not out.parent.is_dir():
+            raise UserError(f"no such folder, {out.parent}, for --out; make it")
+        if out.is_dir() or out.resolve() == Path(args.file).resolve():
+            raise UserError(f"--out is a folder, or --file itself, {out}; choose another name")
     if "" in args.stop:
         raise UserError("--stop is empty; give the text to stop at")
+    if any(id < 0 for id in args.stop_id):
+        raise UserError(f"--stop-id must be at least 0, got {min(args.stop_id)}")
     return args, from_args(GenerateOptions, args)
 
 
 @command
 def main(argv):
     args, options = parse(argv)
-    sys.stdout.reconfigure(encoding="utf-8")  # a Windows code page lacks most characters
     writer = _Writer(args, options)
     if args.interactive:
         _interactive(writer)
@@ -106,8 +111,8 @@ def main(argv):
         writer.show(writer.encode(args.prompt, args.instruction, args.input or ""))
 
 
-def find_model(name=None):
-    """--model -> (Path, why): the model that was named, else the newest run's language model, else the bundled one."""
+def find_model(name=None, classifier=False):
+    """--model -> (Path, why): the one named, else the newest run's language model or classifier, else the bundled model."""
     from gptft.checkpoints.gpt2_config import read_huggingface_config
     from gptft.initial import BUNDLED, model_folder
 
@@ -115,8 +120,11 @@ def find_model(name=None):
         return model_folder(name), "as asked"
     runs = [weights for weights in Path("runs").rglob("model.safetensors") if (weights.parent / "config.json").exists()]
     for weights in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
-        if not read_huggingface_config(weights.parent / "config.json").is_classifier:
+        if read_huggingface_config(weights.parent / "config.json").is_classifier == classifier:
             return weights.parent, "the newest run"
+    if classifier:
+        raise UserError("no classifier in a folder under runs/; name one with --model, or train one with: "
+                        "python scripts/finetune_imdb.py")  # fmt: skip
     if not BUNDLED.is_dir():
         raise UserError("no language model, neither in a folder under runs/ nor bundled; name one with --model, or "
                         "train one with: python scripts/finetune_alpaca.py")  # fmt: skip
@@ -198,6 +206,8 @@ def _interactive(writer):
             line = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError(f"not UTF-8 ({error.reason}), standard input; send UTF-8 text") from error
         if not line:
             continue
         try:

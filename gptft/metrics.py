@@ -76,7 +76,63 @@ def mcnemar(correct_a, correct_b):
     return {"n": a.size, "only_a": only_a, "only_b": only_b, "difference": (only_a - only_b) / a.size, "p_value": p_value}
 
 
+def roc_curve(positive, scores):
+    """(N,) bool and (N,) float -> (false positive rates, true positive rates, AUC), as the threshold falls past each score.
+
+    Rows of equal score pass together. The area (AUC) is the chance that a positive row scores above a negative one, equal
+    scores counting half (Hanley & McNeil 1982); NaN if there are no rows of one kind.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    positive, scores = np.asarray(positive, dtype=bool)[order], np.asarray(scores)[order]
+    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)  # of each run of equal scores
+    n_true = int(positive.sum())
+    if n_true in (0, len(positive)):
+        return np.array([0.0, 1.0]), np.array([0.0, 1.0]), math.nan
+    true = np.append(0, np.cumsum(positive)[last]) / n_true
+    false = np.append(0, np.cumsum(~positive)[last]) / (len(positive) - n_true)
+    return false, true, float(((true[1:] + true[:-1]) / 2 * np.diff(false)).sum())
+
+
+def calibration(confidence, right, n_bins=15):
+    """Do rows called with confidence p turn out right p of the time? -> (bins, ECE), by confidence, in equal widths.
+
+    Args: (N,) float, the probability of the called class; (N,) bool. `bins` lists (mean confidence, rows right, rows) of
+    each bin that is not empty; the expected calibration error is the mean gap over all rows (Guo et al. 2017, M = 15).
+    """
+    confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=bool)
+    place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    n, k, total = (np.bincount(place, weights, n_bins) for weights in (None, right, confidence))
+    bins = [(float(total[b] / n[b]), int(k[b]), int(n[b])) for b in np.flatnonzero(n)]
+    return bins, float(np.abs(total - k).sum() / len(confidence))
+
+
+# Student's t, 97.5 %, for 1, 2, ... degrees of freedom (any table of it).
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def t_interval(values):
+    """Results of runs that differ in their seed, two at least -> (mean, half the width of its 95 % t interval)."""
+    values = np.asarray(values, dtype=np.float64)
+    t = T_975[min(len(values) - 1, len(T_975)) - 1]  # beyond 16 runs a little too wide
+    return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
+
+
 def prediction_rows(reviews, log_probs):
-    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl."""
+    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl; `words` is the length of the text."""
     probabilities = np.exp(log_probs).round(6).tolist()
-    return [{"id": r.id, "label": r.label, "probabilities": p} for r, p in zip(reviews, probabilities)]
+    return [{"id": r.id, "label": r.label, "probabilities": p, "words": len(r.text.split())}
+            for r, p in zip(reviews, probabilities)]  # fmt: skip
+
+
+def example_rows(reviews, log_probs, explain=lambda row: None, n_wrong=10):
+    """As `prediction_rows`, with the text and what `explain(row number)` says of it, of the few rows that a report shows.
+
+    These are the mistakes of most confidence, then of each class the row that was called rightly with most confidence.
+    """
+    labels, called = np.array([review.label for review in reviews]), log_probs.argmax(1)
+    order = np.argsort(-log_probs.max(1), kind="stable")
+    wrong, right = order[(called != labels)[order]], order[(called == labels)[order]]
+    rows = [*wrong[:n_wrong], *(right[labels[right] == k][:1] for k in range(log_probs.shape[1]))]
+    shown = np.hstack(rows).astype(int).tolist() if rows else []
+    predictions = prediction_rows([reviews[i] for i in shown], log_probs[shown])
+    return [p | {"text": reviews[i].text, "tokens": explain(i)} for i, p in zip(shown, predictions)]

@@ -1,121 +1,115 @@
-"""Results for people: the table a script prints, and the comparison of finished runs.
+"""Finished runs, shown and compared: `python -m gptft.report DIR [DIR ...]`.
 
-`python -m gptft.report RUN` prints a run's results; with several runs also whether their differences on the test set are
-more than luck: a paired test (McNemar) over the rows both have predicted.
+Of each run the results are printed and the page (report.html) is made again. Of several runs it also says what is more
+than luck: runs that differ in nothing but their seed are one experiment, told as a mean with its 95 % t interval, and
+any two classifiers are compared by a paired test (McNemar) over the test rows that both have predicted.
 """
 
-import json
 import sys
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 
-from gptft.data.sources import read_records
-from gptft.errors import DataError, Parser, command
+from gptft.errors import DataError, Parser, UserError, command
+from gptft.files import write_text
+
+MAY_DIFFER = {"seed", "texts"}  # between runs of one experiment; a seed may also split the data
 
 
-def classification_table(splits, classes):
-    """{split name: metrics of `classification_metrics`} and the class names -> lines of text."""
-    lines = [f"{'':12}{'rows':>7}  {'accuracy':>8}  {'95 % interval':^15}  {'precision':>9}  {'recall':>6}  {'F1':>6}  {'loss':>6}"]
-    for name, m in splits.items():
-        low, high = m["accuracy_ci"]
-        lines.append(f"{name:12}{m['n']:>7,}  {m['accuracy']:>8.4f}  {low:.4f}..{high:.4f}   {m['precision']:>9.4f}  "
-                     f"{m['recall']:>6.4f}  {m['f1']:>6.4f}  {m['loss']:>6.4f}")  # fmt: skip
-    return "\n".join(lines) + "\n\n" + confusion_table(splits["test"]["confusion"], classes)
+def score(run):
+    """FinishedRun -> (what it is judged by, value on test, and its interval or nothing)."""
+    name = "accuracy" if run.results["task"] == "classification" else "loss"
+    return name, run.results["test"][name], *run.results["test"].get(f"{name}_ci", ())
 
 
-def confusion_table(confusion, classes):
-    """(K, K) counts, rows true and columns predicted -> lines of text."""
-    width = max(8, *(len(name) + 2 for name in classes))
-    lines = ["test, true class by row, predicted class by column:"]
-    lines.append(" " * width + "".join(f"{name:>{width}}" for name in classes))
-    lines += [f"{name:>{width}}" + "".join(f"{n:>{width},}" for n in row) for name, row in zip(classes, confusion)]
-    return "\n".join(lines)
+def experiments(runs):
+    """Group runs that differ only in their seed -> lists of FinishedRun, each seed once a list."""
+    from gptft.run import FREE_TO_CHANGE
+
+    groups = {}
+    for run in runs:
+        options = {k: v for k, v in run.record.get("options", {}).items() if k not in FREE_TO_CHANGE | MAY_DIFFER}
+        groups.setdefault(repr(sorted(options.items())) if options else run.folder, {})[run.record.get("seed")] = run
+    return [list(by_seed.values()) for by_seed in groups.values()]
 
 
-def instruction_table(base, tuned):
-    """The results of `evaluate_instructions` before and after tuning -> lines of text, side by side."""
-    lines = [f"{'':36}{'base':>24}{'tuned':>24}"]
+def over_seeds(runs):
+    """Runs of one experiment -> a line with the mean of their score and its interval."""
+    from gptft.metrics import t_interval
 
-    def line(name, show):
-        lines.append(f"{name:36}" + "".join(f"{show(results):>24}" for results in (base, tuned)))
-
-    def share(value, ci):
-        return f"{value:.1%} ({ci[0]:.0%}..{ci[1]:.0%})"
-
-    for split in ("train", "val", "test"):
-        line(f"{split}, loss of response tokens", lambda r: f"{r[split]['loss']:.4f}")
-        line(f"{split}, perplexity", lambda r: f"{r[split]['perplexity']:,.2f}")
-    test = tuned["test"]
-    lines.append(f"\nresponses to {test['n_generated']:,} test prompts")
-    line("ended by itself", lambda r: share(r["test"]["end_of_text"], r["test"]["end_of_text_ci"]))
-    line("keeps the format", lambda r: share(r["test"]["format"], r["test"]["format_ci"]))
-    for key, name in (("rouge_l", "ROUGE-L"), ("distinct_1", "distinct-1"), ("distinct_2", "distinct-2"),
-                      ("repeated_4grams", "repeated 4-grams"), ("words", "words")):  # fmt: skip
-        line(name, lambda r: f"{r['test'][key]:.{1 if key == 'words' else 3}f}")
-    for kind, title in (("written", "tasks whose written answer passes"), ("forced_choice", "tasks whose right answer is the likeliest of 4")):
-        lines.append(f"\n{title}")
-        line(f"all {tuned['tasks'][kind]['n']}", lambda r: share(r["tasks"][kind]["rate"], r["tasks"][kind]["ci"]))
-        for category in tuned["tasks"][kind]["categories"]:
-            line(f"  {category}", lambda r: "{passed} of {n}".format(**r["tasks"][kind]["categories"][category]))
-    return "\n".join(lines)
+    mean, half = t_interval([score(run)[1] for run in runs])
+    said = ", ".join(f"{run.folder} (seed {run.record.get('seed')})" for run in runs)
+    return f"{said}: {score(runs[0])[0]} on test {mean:.4f} ± {half:.4f} (95 % t interval over {len(runs)} seeds)"
 
 
-def read_run(folder):
-    """The results of a finished run folder, a dict. Raises DataError."""
-    path = Path(folder) / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"not a finished run ({error.strerror}), {path}; give the --out of a run that ended") from error
-    except ValueError as error:
-        raise DataError(f"damaged results ({error}), {path}; run it again with --overwrite") from error
-    if not isinstance(results, dict) or not {"task", "model", "data", "test"} <= set(results):
-        raise DataError(f"not the results of a run, {path}; run it again with --overwrite")
-    return results
-
-
-def rows_right(folder):
-    """{row id: whether the likeliest class is the true one} of a classification run's predictions. Raises DataError."""
-    path, right = Path(folder) / "predictions.jsonl", {}
-    for record in read_records(path):
-        try:
-            probabilities = record.fields["probabilities"]
-            right[record.fields["id"]] = probabilities.index(max(probabilities)) == record.fields["label"]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"not a prediction, {record.place}; run it again with --overwrite") from error
-    return right
-
-
-def compare(name_a, right_a, name_b, right_b):
-    """Two runs' {row id: classified right} -> lines of text with the paired test over the rows both have."""
+def compare(a, b):
+    """Two FinishedRuns of classifications -> lines of text with the paired test over the rows both have."""
     from gptft.metrics import mcnemar
 
+    right_a, right_b = ({row["id"]: row["probabilities"].index(max(row["probabilities"])) == row["label"]
+                         for row in run.predictions} for run in (a, b))  # fmt: skip
     shared = [row for row in right_a if row in right_b]
     if not shared:
-        raise DataError(f"{name_a} and {name_b} have no test row in common; compare runs on the same data")
+        raise DataError(f"{a.folder} and {b.folder} have no test row in common; compare runs on the same data")
     m = mcnemar([right_a[row] for row in shared], [right_b[row] for row in shared])
-    return (f"{name_a} against {name_b}, {m['n']:,} test rows of both: {m['difference']:+.4f} in accuracy\n"
-            f"  only {name_a} is right: {m['only_a']:,}   only {name_b} is right: {m['only_b']:,}   "
+    return (f"{a.folder} against {b.folder}, {m['n']:,} test rows of both: {m['difference']:+.4f} in accuracy\n"
+            f"  only {a.folder} is right: {m['only_a']:,}   only {b.folder} is right: {m['only_b']:,}   "
             f"McNemar, exact: p = {m['p_value']:.3g}")  # fmt: skip
+
+
+def comparison_page(runs, lines):
+    """Runs and what was found of them, lines of text -> a page, a str."""
+    from html import escape
+
+    from gptft.page import document, figure, grid, section
+    from gptft.svg import Series
+
+    figures = []
+    for name in dict.fromkeys(score(run)[0] for run in runs):
+        same = [run for run in runs if score(run)[0] == name]
+        points = [(value, row, *interval) for row, (_, value, *interval) in enumerate(map(score, same))]
+        names = [str(run.folder)[-30:] for run in same]
+        figures.append(figure(f"{name.capitalize()} on test", "", [Series("test", points, "dots")], name, names=names))
+    title = f"{len(runs)} runs compared"
+    return document(title, f"<header><p>gptft</p><h1>{title}</h1></header>", section("Results", grid(figures)),
+                    section("More than luck?", *(f"<pre>{escape(line)}</pre>" for line in lines)))  # fmt: skip
+
+
+@contextmanager
+def as_written(where):
+    """Within it, what only files cause that no run has written, such as a word for a number, becomes a DataError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"not what a run writes ({error!r}), {where}; run it again with --overwrite") from error
 
 
 @command
 def main(argv):
-    parser = Parser(prog="python -m gptft.report", description="Print the results of runs and compare them on the same rows.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    parser = Parser(prog="python -m gptft.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; its report.html is written anew")
+    parser.add_argument("--out", metavar="FILE", help="also write a page that compares the runs")
     args = parser.parse_args(argv)
-    right = {}
-    for folder in args.runs:
-        results = read_run(folder)
-        print(f"{folder}: {results['model']}, {results['data']}")
-        if results["task"] == "classification":
-            splits = {name: split for name, split in results.items() if isinstance(split, dict) and "accuracy_ci" in split}
-            print(classification_table(splits, results["classes"]), "\n")
-            right[folder] = rows_right(folder)
-        else:
-            print(instruction_table(results["base"], results), "\n")
-    for a, b in combinations(right, 2):
-        print(compare(a, right[a], b, right[b]))
+    if args.out and not Path(args.out).parent.is_dir():  # to be said before the work, not after it
+        raise UserError(f"no such folder, {Path(args.out).parent}, for --out; make it")
+
+    from gptft.page import read_run, run_page
+    from gptft.tables import results_text
+
+    runs, texts, pages = [read_run(folder) for folder in args.runs], [], {}  # all is made before anything is written
+    for run in runs:
+        with as_written(run.folder):
+            texts.append(f"{run.folder}: {run.results['model']}, {run.results['data']}\n{results_text(run.results)}\n")
+            pages[run.folder / "report.html"] = run_page(run)
+    with as_written(", ".join(args.runs)):
+        lines = [over_seeds(group) for group in experiments(runs) if len(group) > 1]
+        lines += [compare(a, b) for a, b in combinations((run for run in runs if run.predictions), 2)]
+        if args.out:
+            pages[Path(args.out)] = comparison_page(runs, lines)
+    print(*texts, *lines, sep="\n")
+    for path, page in pages.items():
+        write_text(path, page)
+        print(f"page: {path}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args
+from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args
 from gptft.errors import Parser, UserError, command
 
 PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
 FROM_SCRATCH = dict(epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2, max_length=512)
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss the final table shows beside val and test
+SHOWN = 10  # test prompts whose answers the report shows side by side
 REAL_RUN = """nothing named: the bundled examples and a small GPT-2 from scratch. The real run:
   python -m data_prep.alpaca && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_alpaca.py --data data/alpaca --model 124M"""
@@ -36,19 +37,23 @@ def parse(argv):
     parser.add_argument("--test-prompts", type=int, default=200, metavar="N",
                         help="test prompts that are answered, evenly spaced (default: 200)")  # fmt: skip
     add_options(parser, ModelOptions)
+    add_options(parser, TrainableOptions)
     add_options(parser, TrainOptions, out="runs/alpaca")
     args = parser.parse_args(argv)
     for flag in ("inspect", "test_prompts"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}")
-    model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
+    if args.evaluate_only and (args.resume or args.overwrite):
+        raise UserError("--evaluate-only trains nothing; leave out --resume and --overwrite")
+    model_options, trainable, options = (from_args(cls, args) for cls in (ModelOptions, TrainableOptions, TrainOptions))
     options = dataclasses.replace(options, schedule="cosine")
-    return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
+    recipe = PRETRAINED | trainable.recipe() if model_options.pretrained else FROM_SCRATCH
+    return args, model_options, trainable, fill(options, **recipe)
 
 
 @command
 def main(argv):
-    args, model_options, options = parse(argv)
+    args, model_options, trainable, options = parse(argv)
 
     import torch
 
@@ -58,10 +63,11 @@ def main(argv):
     from gptft.data.tokens import cache_stem, fingerprint
     from gptft.evaluate import evaluate_instructions, loss_metrics
     from gptft.hardware import choose_hardware
-    from gptft.initial import initial_instructed
+    from gptft.initial import choose_trainable, initial_instructed
     from gptft.language import language_loss
-    from gptft.report import instruction_table
+    from gptft.page import write_page
     from gptft.run import Run, open_run
+    from gptft.tables import instruction_table
     from gptft.tokenizer import Tokenizer
     from gptft.trainer import fit
 
@@ -69,19 +75,24 @@ def main(argv):
         torch.manual_seed(options.seed)  # of random weights
         return initial_instructed(which, options.dropout, template)
 
+    distributed.setup(options.device)
     instructions = load_instructions(args.data, options.seed)
     trained = ModelOptions(model=str(Path(options.out).resolve()))
+    if args.evaluate_only and Run(options.out).read_results().get("task", "instructions") != "instructions":
+        raise UserError(f"--out holds the results of another task, {options.out}; give a run of this script")
     if args.evaluate_only and not args.template:
         args.template = load(trained, None).model.template
     model, description = load(model_options, args.template)
+    trained_part = choose_trainable(model, trainable, model_options)
     template, limit = model.template, model.config.n_positions
     if args.max_length is None:
         options = dataclasses.replace(options, max_length=min(options.max_length, limit))
     if options.max_length > limit:
         raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
     tokenizer = Tokenizer(model.special_tokens)
-    train = InstructionDataset(instructions.splits["train"], tokenizer, template, options.max_length, args.loss,
-                               cache_stem(args.data, "train"))  # fmt: skip
+    with distributed.main_first():  # it writes the tokens that the others read
+        train = InstructionDataset(instructions.splits["train"], tokenizer, template, options.max_length, args.loss,
+                                   cache_stem(args.data, "train"))  # fmt: skip
     if args.inspect:
         for i in range(min(args.inspect, len(train))):
             print(f"--- {i + 1}\n{marked(*train[i], tokenizer, colour=sys.stdout.isatty())}")
@@ -90,21 +101,21 @@ def main(argv):
     datasets = {split: InstructionDataset(examples, tokenizer, template, options.max_length) for split, examples in reported.items()}
     batches = TrainBatches(train, lm_batch, tokenizer.eot, options)
     hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
-    distributed.setup(hardware.type)
     model.checkpoint_activations = options.checkpoint_activations
     model.to(hardware.device)
-    n_parameters = sum(p.numel() for p in model.parameters())
     command_line = ["python", "scripts/finetune_alpaca.py", *argv]
-    texts = [f"{example.instruction} {example.output}" for example in instructions.splits["train"]]
-    settled = {"precision": hardware.precision, "template": template, "train_texts": fingerprint(texts, tokenizer)}
+    texts = ["\n".join((e.instruction, e.input, e.output)) for examples in instructions.splits.values() for e in examples]
+    settled = {"precision": hardware.precision, "template": template, "texts": fingerprint(texts, tokenizer)}
     recorded = vars(args) | dataclasses.asdict(options) | settled
-    run = Run(options.out) if args.evaluate_only else open_run(options.out, command_line, recorded, options.resume, options.overwrite)
+    with distributed.main_first():
+        opens = distributed.is_main() and not args.evaluate_only
+        run = open_run(options.out, command_line, recorded, options.resume, options.overwrite) if opens else Run(options.out)
 
     if args.data == "sample" and not args.model:
         print(REAL_RUN)
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in instructions.splits.items())
     notes = [f"{split}: {d.note()}" for split, d in (datasets | {"train": train}).items() if d.note()]
-    print(*instructions.notes, f"data: {instructions.name}: {counts}", *notes, f"model: {description}, {n_parameters:,} parameters",
+    print(*instructions.notes, f"data: {instructions.name}: {counts}", *notes, f"model: {description}", trained_part,
           f"template: {template}, learned: {args.loss}", f"computing on {hardware.why}", options.describe(),
           f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
 
@@ -123,14 +134,17 @@ def main(argv):
 
     print("writing answers to test prompts and tasks, with the tuned weights and with those before", flush=True)
     tuned, predictions = evaluate(trained)
-    base, _ = evaluate(model_options)
+    base, before = evaluate(model_options)
     if distributed.is_main():
-        run.write_predictions(predictions)
+        asked = {example.id: example._asdict() for example in datasets["test"].examples}
+        examples = [asked[row["id"]] | {"base": old["response"], "tuned": row["response"]} for row, old in zip(predictions, before)]
+        run.write_predictions(predictions, examples[:SHOWN])
         run.write_results({
             "task": "instructions", "model": description, "data": instructions.name, "template": template, "learned": args.loss,
             "device": hardware.device, "precision": hardware.precision, **training, **tuned, "base": base,
         })  # fmt: skip
-        print(f"\nthe best weights, of step {training['best_step']}:\n{instruction_table(base, tuned)}")
+        write_page(run.folder)
+        print(f"\nthe best weights, of step {training['best_step']}:\n{instruction_table(base, tuned)}\npage: {run.folder / 'report.html'}")
     distributed.cleanup()
 
 

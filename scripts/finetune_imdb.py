@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args
+from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args
 from gptft.errors import Parser, UserError, command
 
 PRETRAINED = dict(epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
@@ -31,63 +31,68 @@ def parse(argv):
     parser.add_argument("--pooling", choices=("last", "mean"), help="what the head reads: the last real token, or the "
                         "mean of all (default: the classifier's own; else last, and mean from scratch)")  # fmt: skip
     add_options(parser, ModelOptions)
+    add_options(parser, TrainableOptions)
     add_options(parser, TrainOptions, out="runs/imdb")
     args = parser.parse_args(argv)
-    model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
-    return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
+    model_options, trainable, options = (from_args(cls, args) for cls in (ModelOptions, TrainableOptions, TrainOptions))
+    recipe = PRETRAINED | trainable.recipe() if model_options.pretrained else FROM_SCRATCH
+    return args, model_options, trainable, fill(options, **recipe)
 
 
 @command
 def main(argv):
-    args, model_options, options = parse(argv)
+    args, model_options, trainable, options = parse(argv)
 
     import numpy as np
     import torch
 
     from gptft import distributed
     from gptft.classifier import classification_loss
+    from gptft.classify import explain, log_probabilities
     from gptft.data.batching import TrainBatches, classifier_batch
     from gptft.data.imdb import IMDbDataset, load_reviews
     from gptft.data.tokens import cache_stem, fingerprint
     from gptft.hardware import choose_hardware, evaluating
-    from gptft.initial import initial_classifier
-    from gptft.metrics import classification_metrics, prediction_rows
-    from gptft.predict import log_probabilities
+    from gptft.initial import choose_trainable, initial_classifier
+    from gptft.metrics import classification_metrics, example_rows, prediction_rows
+    from gptft.page import write_page
     from gptft.pretrained import load_model
-    from gptft.report import classification_table
-    from gptft.run import open_run
+    from gptft.run import Run, open_run
+    from gptft.tables import classification_table
     from gptft.tokenizer import Tokenizer
     from gptft.trainer import fit
 
+    distributed.setup(options.device)
     reviews = load_reviews(args.data, options.seed)
     torch.manual_seed(options.seed)
     model, description = initial_classifier(model_options, options.dropout, reviews.classes, args.pooling)
+    trained_part = choose_trainable(model, trainable, model_options)
     limit = model.config.n_positions
     if args.max_length is None:
         options = dataclasses.replace(options, max_length=min(options.max_length, limit))
     if options.max_length > limit:
         raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
     tokenizer = Tokenizer()
-    datasets = {
-        split: IMDbDataset(rows, tokenizer, options.max_length, args.truncate, cache_stem(args.data, split))
-        for split, rows in reviews.splits.items()
-    }
+    with distributed.main_first():  # it writes the tokens that the others read
+        datasets = {
+            split: IMDbDataset(rows, tokenizer, options.max_length, args.truncate, cache_stem(args.data, split))
+            for split, rows in reviews.splits.items()
+        }
     batches = TrainBatches(datasets["train"], classifier_batch, tokenizer.eot, options)
     hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
-    distributed.setup(hardware.type)
     model.transformer.checkpoint_activations = options.checkpoint_activations
     model.to(hardware.device)
-    n_parameters = sum(p.numel() for p in model.parameters())
     command_line = ["python", "scripts/finetune_imdb.py", *argv]
-    settled = {"precision": hardware.precision, "pooling": model.pooling,
-               "train_texts": fingerprint([review.text for review in reviews.splits["train"]], tokenizer)}  # fmt: skip
-    run = open_run(options.out, command_line, vars(args) | dataclasses.asdict(options) | settled, options.resume,
-                   options.overwrite)  # fmt: skip
+    texts = [f"{review.label} {review.text}" for rows in reviews.splits.values() for review in rows]
+    settled = {"precision": hardware.precision, "pooling": model.pooling, "texts": fingerprint(texts, tokenizer)}
+    recorded = vars(args) | dataclasses.asdict(options) | settled
+    with distributed.main_first():
+        run = open_run(options.out, command_line, recorded, options.resume, options.overwrite) if distributed.is_main() else Run(options.out)
 
     if args.data == "sample" and not args.model:
         print(REAL_RUN)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
-    print(*reviews.notes, f"data: {reviews.name}: {counts}", f"model: {description}, {n_parameters:,} parameters",
+    print(*reviews.notes, f"data: {reviews.name}: {counts}", f"model: {description}", trained_part,
           f"computing on {hardware.why}", f"{options.describe()}, truncation {args.truncate}, pooling {model.pooling}", f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
 
     def evaluate(model, split="val", rows=None):
@@ -107,15 +112,18 @@ def main(argv):
         for split in list(datasets)[1:]:
             tables[split], log_probs = evaluate(best, split)
             if split == "test":
-                predictions = prediction_rows(reviews.splits["test"], log_probs)
+                test_log_probs = log_probs
     if distributed.is_main():
-        run.write_predictions(predictions)
+        test = reviews.splits["test"]
+        examples = example_rows(test, test_log_probs, lambda row: explain(best, datasets["test"][row][0], tokenizer))
+        run.write_predictions(prediction_rows(test, test_log_probs), examples)
         run.write_results({
             "task": "classification", "model": description, "data": reviews.name, "classes": reviews.classes,
             "device": hardware.device, "precision": hardware.precision, "seconds": round(fitted.seconds, 1),
             "tokens_per_second": round(fitted.tokens / fitted.seconds), "best_step": fitted.best_step, "compiled_graphs": fitted.graphs, **tables,
         })  # fmt: skip
-        print(f"\nthe best weights, of step {fitted.best_step}:\n{classification_table(tables, reviews.classes)}")
+        write_page(run.folder)
+        print(f"\nthe best weights, of step {fitted.best_step}:\n{classification_table(tables, reviews.classes)}\npage: {run.folder / 'report.html'}")
     distributed.cleanup()
 
 

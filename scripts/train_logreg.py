@@ -12,9 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.errors import Parser, UserError, command
+from gptft.errors import Parser, UserError, command, is_first
 
-FIRST_C = {"unigram": 0.03, "nbsvm": 10.0}  # where the search for C begins
+FIRST_C = {"unigram": 0.01, "nbsvm": 10.0}  # where the search for C begins
+SEARCH_TOLERANCE = 1e-2  # of the fits that are only compared; the best is then finished
 MIN_DOCUMENTS = 2  # nbsvm leaves out what stands in one text only: a third of the entries, and nothing in accuracy
 REAL_RUN = """nothing named: the bundled reviews. The real run:
   python -m data_prep.imdb
@@ -37,15 +38,6 @@ def parse(argv):
     return args
 
 
-def peak_memory():
-    """The most memory this process has held so far, in bytes; None where the system doesn't say (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 @contextlib.contextmanager
 def timed(seconds, name):
     """Note in `seconds` how long the block took."""
@@ -57,17 +49,21 @@ def timed(seconds, name):
 @command
 def main(argv):
     args = parse(argv)
+    if not is_first():  # under torchrun, too, one process does it all
+        return
     begun = time.perf_counter()
 
     import numpy as np
 
-    from gptft.baseline.bag_of_words import WORDS, WORDS_AND_MARKS, BagOfNgrams, WordNumbers
+    from gptft.baseline.bag_of_words import BagOfNgrams, WordNumbers
     from gptft.baseline.logistic_regression import LogisticRegression, choose_C
     from gptft.data.imdb import load_reviews
     from gptft.files import write_atomic
-    from gptft.metrics import classification_metrics, prediction_rows
-    from gptft.report import classification_table
+    from gptft.metrics import classification_metrics, example_rows, prediction_rows
+    from gptft.page import write_page
+    from gptft.progress import peak_memory
     from gptft.run import open_run
+    from gptft.tables import classification_table
 
     nbsvm, seconds = args.features == "nbsvm", {}
     with timed(seconds, "reading"):
@@ -83,7 +79,7 @@ def main(argv):
     settings = dict(n_classes=len(reviews.classes), naive_bayes=nbsvm, min_documents=MIN_DOCUMENTS)
 
     with timed(seconds, "cutting words"):
-        number = WordNumbers(WORDS_AND_MARKS if nbsvm else WORDS)
+        number = WordNumbers(marks=nbsvm)
         documents = {split: number([review.text for review in rows]) for split, rows in reviews.splits.items()}
     with timed(seconds, "counting n-grams"):
         # One matrix for train and val: columns that the rows in training don't have can't influence a model of them.
@@ -100,11 +96,14 @@ def main(argv):
     with timed(seconds, "fitting"):
         training = LogisticRegression(rows["train"], by_column.below(n_train), labels["train"], **settings)
         trials = []
-        for fit, loss in choose_C(training.fit, lambda fit: evaluate(fit, "val")[0]["loss"],
+        for fit, loss in choose_C(lambda C: training.fit(C, tolerance=SEARCH_TOLERANCE),
+                                  lambda fit: evaluate(fit, "val")[0]["loss"],
                                   args.C or FIRST_C[args.features], most_steps=0 if args.C else 6):  # fmt: skip
-            print(f"  {fit.describe()}; loss on val {loss:.4f}", flush=True)
+            print(f"  C {fit.C:.4g}: loss on val {loss:.4f} after {fit.iterations} iterations", flush=True)
             trials.append((loss, fit))
         _, best = min(trials, key=lambda trial: trial[0])
+        best = training.fit(best.C, start=best)
+        print(f"  {best.describe()}")
     with timed(seconds, "scoring"):
         scored = {split: evaluate(best, split) for split in rows}
         tables = {split: table for split, (table, _) in scored.items()}
@@ -116,24 +115,27 @@ def main(argv):
         print(f"  {refit.describe()}; on train and val")
 
     with timed(seconds, "writing"):
-        run.write_predictions(prediction_rows(reviews.splits["test"], scored["test"][1]))
+        test = reviews.splits["test"], scored["test"][1]
+        run.write_predictions(prediction_rows(*test), example_rows(*test))
         arrays = best.model._asdict() | {"ngrams": bag.ngrams, "words": np.array("\n".join(number.words)),
                                          "classes": np.array(reviews.classes)}  # fmt: skip
         write_atomic(run.folder / "model.npz", lambda file: np.savez(file, **arrays))
+    strongest = {name: bag.names(best.model.strongest(k, 12), number.words) for k, name in enumerate(reviews.classes)}
     total, memory = time.perf_counter() - begun, peak_memory()
     run.write_results({
         "task": "classification", "model": args.features, "data": reviews.name, "classes": reviews.classes,
         "device": "cpu", "precision": "fp64", "seconds": round(total, 2), "phase_seconds": seconds,
         "tokens_per_second": round(sum(len(d.words) for d in documents.values()) / total),
-        "peak_memory_bytes": memory, "C": best.C, "converged": best.converged, **tables,
+        "peak_memory_bytes": memory, "C": best.C, "converged": best.converged, "strongest": strongest, **tables,
     })  # fmt: skip
+    write_page(run.folder)
 
     print(f"\nC {best.C:.4g}, trained on train alone" + (" (test_refit: on train and val)" if nbsvm else ""))
     print(classification_table(tables, reviews.classes), "\n\nwhat speaks most for each class:", sep="")
-    for k, name in enumerate(reviews.classes):
-        print(f"  {name}: " + " | ".join(bag.names(best.model.strongest(k, 12), number.words)))
+    for name, ngrams in strongest.items():
+        print(f"  {name}: " + " | ".join(ngrams))
     print("\n" + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()) + f"; in all {total:.1f} s"
-          + (f", at most {memory / 1e9:.2f} GB of memory" if memory else ""))  # fmt: skip
+          + (f", at most {memory / 1e9:.2f} GB of memory" if memory else "") + f"\npage: {run.folder / 'report.html'}")  # fmt: skip
 
 
 if __name__ == "__main__":

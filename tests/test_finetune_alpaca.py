@@ -69,7 +69,7 @@ def test_no_arguments_run_on_the_samples(tmp_path, capsys):
     assert results["val"]["loss"] < results["base"]["val"]["loss"]
     prompts = {TEMPLATES["alpaca"].text(example.instruction, example.input) for example in load_instructions().splits["test"]}
     assert len(rows) == 3 and all(row["prompt"] in prompts and isinstance(row["response"], str) for row in rows)
-    assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "run.json", "metrics.jsonl", "last"}
+    assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "run.json", "metrics.jsonl", "report.html", "examples.jsonl", "last"}
     assert json.loads((out / "config.json").read_text(encoding="utf-8"))["gptft"]["template"] == "alpaca"
     assert report.main([str(out)]) == 0
     assert "loss of response tokens" in capsys.readouterr().out

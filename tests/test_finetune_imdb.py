@@ -42,7 +42,7 @@ def test_own_data_with_three_classes_is_learned_and_reported(tmp_path, data, cap
     assert all(math.isclose(sum(row["probabilities"]), 1, abs_tol=1e-5) for row in rows)
     loss = -sum(math.log(row["probabilities"][row["label"]]) for row in rows) / len(rows)
     assert loss == pytest.approx(results["test"]["loss"], abs=1e-3)
-    assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "run.json", "metrics.jsonl", "last"}
+    assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "run.json", "metrics.jsonl", "report.html", "examples.jsonl", "last"}
     printed = capsys.readouterr().out
     assert "95 % interval" in printed and "so-so" in printed and "12 for val and 12 for test" in printed
 
@@ -88,7 +88,7 @@ def test_resuming_another_run_is_refused_and_leaves_it_alone(tmp_path, data, cap
     other = tmp_path / "other.jsonl"
     other.write_text(Path(data).read_text(encoding="utf-8").replace("film", "play"), encoding="utf-8")
     capsys.readouterr()
-    for changed, says in ((["--data", other], "train_texts"), (["--data", data, "--truncate", "head"], "truncate was head+tail, is head"),
+    for changed, says in ((["--data", other], "texts was"), (["--data", data, "--truncate", "head"], "truncate was head+tail, is head"),
                           (["--data", data, "--n-layer", 2], "n_layer was 1, is 2")):  # fmt: skip
         assert run(*argv, *changed) == 2
         assert says in capsys.readouterr().err

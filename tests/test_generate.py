@@ -95,9 +95,9 @@ def test_live_transformers_parity():
 def test_rows_that_end_leave_and_change_nothing(fixture, model, monkeypatch):
     sizes, hidden_states = [], GPT2.hidden_states
 
-    def watched(self, token_ids, *rest):
+    def watched(self, token_ids, *rest, **wanted):
         sizes.append(len(token_ids))
-        return hidden_states(self, token_ids, *rest)
+        return hidden_states(self, token_ids, *rest, **wanted)
 
     monkeypatch.setattr(GPT2, "hidden_states", watched)
     (stop,) = fixture["stop_ids"].tolist()
@@ -138,9 +138,9 @@ def test_a_row_has_the_same_text_with_any_mates(model, options):
 def test_equal_prompts_are_read_once(model, monkeypatch):
     shapes, hidden_states = [], GPT2.hidden_states
 
-    def watched(self, token_ids, *rest):
+    def watched(self, token_ids, *rest, **wanted):
         shapes.append(tuple(token_ids.shape))
-        return hidden_states(self, token_ids, *rest)
+        return hidden_states(self, token_ids, *rest, **wanted)
 
     monkeypatch.setattr(GPT2, "hidden_states", watched)
     found = generate(model, [[5] * 50, [6], [5] * 50], 3, seed=0)

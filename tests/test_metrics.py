@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from gptft.metrics import classification_metrics, confusion_matrix, mcnemar, wilson_interval
+from gptft.data.imdb import Review
+from gptft.metrics import (
+    calibration,
+    classification_metrics,
+    confusion_matrix,
+    example_rows,
+    mcnemar,
+    roc_curve,
+    t_interval,
+    wilson_interval,
+)
 
 
 def test_two_classes_by_hand():
@@ -54,3 +64,34 @@ def test_mcnemar_is_finite_for_thousands_of_rows():
     a = np.arange(25_000) % 3 > 0
     b = np.arange(25_000) % 3 > 1
     assert 0 <= mcnemar(a, b)["p_value"] < 1e-300
+
+
+def test_roc_by_hand_with_equal_scores():
+    # Of the 4 pairs the positive row is ahead in 3, and level in one, which counts half.
+    false, true, area = roc_curve([True, False, True, False], [0.9, 0.8, 0.8, 0.3])
+    assert false.tolist() == [0, 0, 0.5, 1] and true.tolist() == [0, 0.5, 1, 1] and area == 3.5 / 4
+    assert roc_curve([True, False], [0.5, 0.5])[2] == 0.5
+    assert math.isnan(roc_curve([True, True], [0.1, 0.2])[2])
+
+
+def test_calibration_by_hand():
+    # Confidence 0.95 twice, right once; 0.55, right; and 1, which must not fall out of the last bin.
+    bins, error = calibration([0.95, 0.55, 0.95, 1.0], [True, True, False, True])
+    assert [(pytest.approx(mean), k, n) for mean, k, n in bins] == [(0.55, 1, 1), (2.9 / 3, 2, 3)]
+    assert error == pytest.approx((0.45 + 0.9) / 4)
+
+
+def test_t_interval_by_hand():
+    # Standard deviation 1, 2 degrees of freedom: 4.303 / sqrt(3).
+    assert t_interval([1, 2, 3]) == pytest.approx((2, 2.48434), abs=1e-4)
+    assert t_interval([1, 3])[1] == pytest.approx(12.706, abs=1e-3)
+
+
+def test_examples_are_the_surest_mistakes_and_the_surest_right_of_each_class():
+    p1 = np.array([0.9, 0.6, 0.2, 0.99, 0.01, 0.4, 0.97])
+    reviews = [Review(f"r{i}", label, f"text {i}") for i, label in enumerate([0, 0, 0, 1, 0, 1, 1])]
+    log_probs = np.log(np.stack([1 - p1, p1], 1))
+    rows = example_rows(reviews, log_probs, lambda i: i, n_wrong=2)
+    assert [row["id"] for row in rows] == ["r0", "r1", "r4", "r3"] and [row["tokens"] for row in rows] == [0, 1, 4, 3]
+    assert rows[0] == {"id": "r0", "label": 0, "probabilities": [0.1, 0.9], "words": 2, "text": "text 0", "tokens": 0}
+    assert [row["id"] for row in example_rows(reviews[3:4], log_probs[3:4])] == ["r3"]

@@ -146,3 +146,4 @@ def test_runs_without_torch_from_any_folder(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "logreg" / "results.json").is_file()
+    assert "What speaks most for each class" in (tmp_path / "runs" / "logreg" / "report.html").read_text(encoding="utf-8")
