@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file imports only files above it.
 ORDER = """
-errors files config tokenizer distributed metrics text_metrics tasks hardware
+errors files speed config tokenizer distributed metrics text_metrics tasks hardware
 checkpoints.crc32c checkpoints.sorted_table checkpoints.tf_bundle checkpoints.safetensors checkpoints.gpt2_config
-checkpoints.gpt2_names model classifier language pretrained
-data.sources data.tokens data.imdb data.alpaca data.batching initial
+checkpoints.gpt2_names cross_entropy model classifier language lora pretrained
+data.sources data.tokens data.imdb data.alpaca data.batching data.documents initial
 baseline.bag_of_words baseline.logistic_regression
-optim run progress trainer sampling decoding generate evaluate predict report
+optim run progress trainer sampling decoding generate evaluate classify tables predict svg page report
 """.split()
 
 SOURCES = sorted(p for folder in ("gptft", "data_prep", "scripts") for p in (ROOT / folder).rglob("*.py"))
@@ -74,7 +74,7 @@ def code_lines(path):
 
 
 def test_library_stays_small():
-    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 3500
+    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 4500
 
 
 def test_readme_names_every_file():
@@ -97,7 +97,7 @@ def test_only_the_known_folders_are_in_git():
 
 @pytest.mark.parametrize("command", [[str(p.relative_to(ROOT))] for p in sorted((ROOT / "scripts").glob("*.py"))]
                          + [["-m", f"data_prep.{p.stem}"] for p in sorted((ROOT / "data_prep").glob("*.py"))
-                            if "def main" in p.read_text(encoding="utf-8")] + [["-m", "gptft.generate"], ["-m", "gptft.report"]])  # fmt: skip
+                            if "def main" in p.read_text(encoding="utf-8")] + [["-m", "gptft.generate"], ["-m", "gptft.predict"], ["-m", "gptft.report"]])  # fmt: skip
 def test_help_is_light(command):
     # torch takes over a second to import; a person who asks for help should not wait for it.
     code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, '.')\nimport runpy\ntry:\n    "
