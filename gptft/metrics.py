@@ -118,9 +118,9 @@ def t_interval(values):
 
 
 def prediction_rows(reviews, log_probs):
-    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl; `words` is the length of the text."""
+    """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl; `words`, its spaces and one, is a text's length."""
     probabilities = np.exp(log_probs).round(6).tolist()
-    return [{"id": r.id, "label": r.label, "probabilities": p, "words": len(r.text.split())}
+    return [{"id": r.id, "label": r.label, "probabilities": p, "words": r.text.count(" ") + 1}
             for r, p in zip(reviews, probabilities)]  # fmt: skip
 
 

@@ -14,10 +14,11 @@ Left out: stop words, stemming, idf, and any matrix whose entries are not counts
 Source: scikit-learn's CountVectorizer for what a word is; the n-grams of Wang & Manning 2012.
 """
 
+import functools
 import os
 import re
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -27,12 +28,17 @@ WORDS_AND_MARKS = re.compile(r"\w+|[^\w\s]").findall
 KEY_BITS, POSITION_BITS = 32, 31  # of the integers that are sorted
 LEAST_PART_BITS = 3  # the sort is divided into 8 parts, for the threads; into more where keys are longer than KEY_BITS
 BLOCK = 1 << 18  # list entries that a thread gathers at a time
+MANY_TEXTS = 10_000  # are cut by two processes: Python cuts words in one thread at a time
+
+
+@functools.cache
+def _threads():
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
 def in_threads(function, *arguments):
     """`list(map(function, *arguments))` on up to 8 cores: numpy sorts, gathers and adds up without Python's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, *arguments))
+    return list(_threads().map(function, *arguments))
 
 
 class Documents(NamedTuple):
@@ -64,7 +70,7 @@ class WordNumbers:
     """
 
     def __init__(self, marks=False):
-        self._only_words = None if marks else _OnlyWords()
+        self.marks, self._only_words = marks, _OnlyWords()
         self._numbers = defaultdict()
         self._numbers.default_factory = self._numbers.__len__  # a new word gets the next number
 
@@ -73,20 +79,39 @@ class WordNumbers:
         """list[str]: `words[number]` is the word."""
         return list(self._numbers)
 
-    def _cut(self, text):
-        """str -> list[str]. Where marks don't count, translate and split do in half the time what an expression does."""
-        return WORDS_AND_MARKS(text.lower()) if self._only_words is None else text.lower().translate(self._only_words).split()
-
     def __call__(self, texts):
         """list[str] -> Documents."""
-        number = self._numbers.__getitem__
-        numbers = [np.fromiter(map(number, words), np.int32, len(words)) for words in map(self._cut, texts)]
+        if len(texts) < MANY_TEXTS or os.cpu_count() == 1:
+            return self._read(texts)
+        half = len(texts) // 2
+        with ProcessPoolExecutor(1) as pool:
+            other = pool.submit(_read_apart, texts[half:], self.marks)
+            documents = self._read(texts[:half])
+            others, words = other.result()
+        numbers = self._number(words)  # new words come in the order in which they appear, as if they were read here
+        return documents.followed_by(others._replace(words=numbers[others.words]))
+
+    def _number(self, words):
+        return np.fromiter(map(self._numbers.__getitem__, words), np.int32, len(words))
+
+    def _cut(self, text):
+        """str -> list[str]. Where marks don't count, translate and split do in half the time what an expression does."""
+        return WORDS_AND_MARKS(text.lower()) if self.marks else text.lower().translate(self._only_words).split()
+
+    def _read(self, texts):
+        numbers = [self._number(self._cut(text)) for text in texts]
         rows = np.repeat(np.arange(len(texts), dtype=np.int32), [len(row) for row in numbers])
         numbers = np.concatenate(numbers)
-        if self._only_words is not None:
+        if not self.marks:
             long = np.array([len(word) > 1 for word in self._numbers], bool)[numbers]
             numbers, rows = numbers[long], rows[long]
         return Documents(numbers, rows, len(texts))
+
+
+def _read_apart(texts, marks):
+    """What another process does: list[str] -> (Documents, their words)."""
+    number = WordNumbers(marks)
+    return number._read(texts), number.words
 
 
 class IndexLists:
@@ -196,8 +221,12 @@ class BagOfNgrams:
 
     def transform(self, documents):
         """Documents -> by_row: their matrix in the columns of `fit`, as IndexLists of its rows."""
-        by_row, _ = self._read(documents, fitting=False)
-        return by_row
+        if self.max_n > 1 or self.presence:
+            return self._read(documents, fitting=False)[0]
+        columns = np.full(max(documents.words.max(initial=0), self.ngrams.max(initial=0)) + 1, -1, np.int32)  # by word
+        columns[self.ngrams[:, 0]] = np.arange(len(self.ngrams))
+        columns = columns[documents.words]
+        return IndexLists(columns[columns >= 0], np.bincount(documents.rows[columns >= 0], minlength=documents.n))
 
     def names(self, columns, words):
         """Column numbers and the list of words -> list[str], the n-grams."""

@@ -67,8 +67,8 @@ def read_records(path):
 
 def _read_jsonl(path):
     for number, line in _lines(path):
-        if line.strip():
-            yield Record(path, number, _object(line, f"{path}, line {number}"))
+        if line and not line.isspace():
+            yield Record(path, number, _object(line, path, number))
 
 
 def _not_json(name):
@@ -153,15 +153,15 @@ def decode(data, path, number):
     return text
 
 
-def _object(text, place):
-    """One JSON object -> dict, or DataError."""
+def _object(text, path, number):
+    """One JSON object, of that line -> dict, or DataError."""
     try:
         value = JSON.decode(text)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
         reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-        raise DataError(f"bad JSON ({reason}), {place}; every line must be one whole object") from error
+        raise DataError(f"bad JSON ({reason}), {path}, line {number}; every line must be one whole object") from error
     if not isinstance(value, dict):
-        raise DataError(f"not an object but {_kind(value)}, {place}; every line must be one whole object")
+        raise DataError(f"not an object but {_kind(value)}, {path}, line {number}; every line must be one whole object")
     return value
 
 
@@ -202,15 +202,15 @@ def label_field(record):
 
 def ids_of(records):
     """Each record's field `id`, an integer or a string, or else its number -> list; DataError if one is used twice."""
-    places = {}
+    found = {}
     for record in records:
         id = record.fields.get("id", record.number)
         if isinstance(id, bool) or not isinstance(id, (int, str)) or not str(id).isprintable():
             raise DataError(f"id is neither an integer nor a printable string, {record.place}; correct or remove it")
-        if id in places:
-            raise DataError(f"id {id!r} is used twice, {record.place} (before: {places[id]}); make ids unique")
-        places[id] = record.place
-    return list(places)
+        if id in found:
+            raise DataError(f"id {id!r} is used twice, {record.place} (before: {found[id].place}); make ids unique")
+        found[id] = record
+    return list(found)
 
 
 def _field(record, name):
