@@ -1,6 +1,7 @@
 """What all tests share: the repository on the import path, and the third-party data beside it, where present."""
 
 import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,11 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("needs the real data in ../shared/data, which is not in the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_not_ignored():
+    """A shell starts a job in the background with Ctrl-C ignored, and nohup adds SIGHUP; training respects both."""
+    for name, action in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), action)
