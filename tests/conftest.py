@@ -1,7 +1,7 @@
 """What all tests share: the repository on the import path, and the third-party data beside it, where present."""
 
-import sys
 import signal
+import sys
 from pathlib import Path
 
 import pytest
