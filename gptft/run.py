@@ -15,6 +15,7 @@ Left out: the lock on Windows, which lacks the call; elsewhere a second run in a
 """
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -22,7 +23,6 @@ import os
 import platform
 import shlex
 import subprocess
-import zipfile
 from pathlib import Path
 
 from gptft.checkpoints.gpt2_config import read_json
@@ -67,10 +67,12 @@ class Run:
         import torch  # here, because the numpy baseline shares this file and never needs it
 
         def write(file):
+            hashing = _Hashing(file)
             try:
-                torch.save(state, file)
+                torch.save(state, hashing)
             except RuntimeError as error:  # torch's words for a write that failed
                 raise error.__context__ if isinstance(error.__context__, OSError) else error
+            file.write(hashing.digest.digest())
 
         with open(self.folder / "metrics.jsonl", "ab") as log:
             os.fsync(log.fileno())  # the position must not reach the disk before what it points to
@@ -151,14 +153,37 @@ def _write_record(run, record):
     write_text(run.folder / "run.json", json.dumps(record, indent=2) + "\n")
 
 
+class _Hashing:
+    """A file that is written through, with the hash of what was written.
+
+    torch keeps checksums in its files, but never looks at them, and damage at the right place makes it read memory that
+    nobody has filled. So a state ends with a hash of all that comes before.
+    """
+
+    def __init__(self, file):
+        self.file, self.digest = file, hashlib.blake2b()
+
+    def write(self, data):
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self):
+        self.file.flush()
+
+
 def _read_state(path):
     """A state file -> dict. Raises CheckpointError if it is missing or damaged, OSError if it may be good but not read."""
     import torch
 
+    digest = hashlib.blake2b()
     try:
         with open(path, "rb") as file:
-            if damaged := zipfile.ZipFile(file).testzip():  # torch writes checksums, and never looks at them
-                raise ValueError(f"bad checksum of {damaged}")
+            left = os.path.getsize(path) - digest.digest_size
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+            if file.read() != digest.digest():
+                raise ValueError("bad checksum")
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
         state["metrics_bytes"] += 0  # a dict with that number
