@@ -1,8 +1,8 @@
 """How good generated responses are, as far as counting can tell.
 
 Compared with a reference: ROUGE-L, the share of words two texts have in common in the same order. By themselves: did
-the response end, is it free of the prompt's wording and of endless repetition, how varied are its words. None of these
-knows what is true; they catch a model that rambles, parrots or loops. (Whether it does what it was told: see tasks.py.)
+the response end, is it free of the prompt's wording and of endless repetition, how varied are its words. Compared with
+what was trained on: how long a passage was learned by heart. None of these knows what is true; they catch a model that rambles, parrots or loops. (Whether it does what it was told: see tasks.py.)
 
 Words are lower-cased runs of [a-z0-9]; no stemming. Ratios are of sums over all responses, divided once.
 Source: Lin 2004 (ROUGE-L; F with equal weight of precision and recall, as in Google's rouge_score); Li et al. 2016
@@ -11,6 +11,8 @@ Source: Lin 2004 (ROUGE-L; F with equal weight of precision and recall, as in Go
 
 import re
 from typing import NamedTuple
+
+import numpy as np
 
 from gptft.metrics import wilson_interval
 
@@ -66,6 +68,27 @@ def ends_in_loop(ids):
         if len(tail) >= LOOP and tail[period:] == tail[:-period]:
             return True
     return False
+
+
+def longest_copy(ids, stream):
+    """The longest passage of a text that stands word for word in a stream, both token ids -> where it begins, its length.
+
+    stream: (N,) uint16. Of several that are equally long, the first; (0, 0) if no token of the text occurs.
+    """
+    text, whole = np.asarray(ids, dtype=np.uint16).tobytes(), np.asarray(stream, dtype=np.uint16).tobytes()
+    begin = longest = 0
+    for i in range(len(ids)):
+        while i + longest < len(ids) and _stands_in(text[2 * i : 2 * (i + longest + 1)], whole):
+            begin, longest = i, longest + 1
+    return begin, longest
+
+
+def _stands_in(part, whole):
+    """Whether the two-byte numbers of `part` stand in a row among those of `whole`; both are bytes."""
+    place = whole.find(part)
+    while place >= 0 and place % 2:  # half of one number and half of the next
+        place = whole.find(part, place + 1)
+    return place >= 0
 
 
 def keeps_format(response, markers):

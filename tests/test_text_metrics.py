@@ -2,10 +2,11 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from gptft.text_metrics import (
-    Response, distinct, ends_in_loop, keeps_format, lcs_length, rouge_l, text_metrics, words,
+    Response, distinct, ends_in_loop, keeps_format, lcs_length, longest_copy, rouge_l, text_metrics, words,
 )  # fmt: skip
 
 
@@ -86,3 +87,23 @@ def test_all_together():
     assert (m["distinct_1"], m["distinct_2"], m["repeated_4grams"]) == (4 / 15, 3 / 13, 8 / 9)
     assert m["end_of_text_ci"] == m["format_ci"] == pytest.approx([0.0945, 0.9055], abs=1e-4)  # Wilson, 1 of 2
     assert text_metrics([Response([], "", True)], ["x"], ())["repeated_4grams"] == 0
+
+
+def test_longest_copy():
+    stream = np.array([5, 6, 7, 8, 9, 6, 7, 9, 5], dtype=np.uint16)
+    assert longest_copy([1, 6, 7, 9, 2, 7, 8], stream) == (1, 3)
+    assert longest_copy([7, 8, 9, 6], stream) == (0, 4)  # whole
+    assert longest_copy([1, 5, 1, 6], stream) == (1, 1)
+    assert longest_copy([1, 2], stream) == longest_copy([], stream) == (0, 0)
+    # 0x0201 0x0403 holds the bytes 01 02 03 04, among which 02 03, 0x0302, is no number of its own.
+    assert longest_copy([0x0302], np.array([0x0201, 0x0403], dtype=np.uint16)) == (0, 0)
+    assert longest_copy([0x0302], np.array([0x0201, 0x0403, 0x0302], dtype=np.uint16)) == (0, 1)
+
+
+def test_longest_copy_against_the_plain_way():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        stream, ids = rng.integers(0, 3, 60).astype(np.uint16), rng.integers(0, 3, 12).tolist()
+        runs = {tuple(stream[i : i + n].tolist()) for n in range(1, 13) for i in range(60)}
+        best = max((n, -i) for n in range(13) for i in range(13 - n) if n == 0 or tuple(ids[i : i + n]) in runs)
+        assert longest_copy(ids, stream) == (-best[1], best[0])
