@@ -18,17 +18,17 @@ import torch
 from gptft import distributed
 from gptft.data.batching import classifier_batch, eval_batches
 
-EVAL_BATCH = 32  # rows
+EVAL_BATCH = 32  # rows of a pass, at most
 
 
-def log_probabilities(model, dataset, pad_id, hardware, rows=None):
+def log_probabilities(model, dataset, pad_id, hardware, rows=None, at_once=EVAL_BATCH):
     """Classify rows of a dataset, all of them by default -> (N, K) float64 natural log-probabilities, in their order.
 
-    Args: `rows` (N,) int. Call it under `evaluating(model, hardware)`.
+    Args: `rows` (N,) int; `at_once`, how many of them a pass may take. Call it under `evaluating(model, hardware)`.
     """
     rows = np.arange(len(dataset)) if rows is None else rows
     out = torch.zeros(len(dataset), model.n_classes, dtype=torch.float64)
-    for batch in eval_batches(dataset, classifier_batch, pad_id, EVAL_BATCH, rows):
+    for batch in eval_batches(dataset, classifier_batch, pad_id, min(at_once, EVAL_BATCH), rows):
         on_device = hardware.put(batch)
         logits = model(on_device.token_ids, on_device.lengths)
         out[batch.rows] = torch.log_softmax(logits.float().cpu().double(), dim=-1)

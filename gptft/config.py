@@ -151,6 +151,11 @@ class TrainOptions:
     clip: float = 1.0  # largest norm of the gradient
     log_every: int = 10  # steps
 
+    @property
+    def rows_at_once(self):
+        """The most examples that one process takes in a pass."""
+        return self.micro_batch_size or self.batch_size
+
     def describe(self):
         """The options that shape the result, on one line."""
         limit = f", at most {self.max_steps} steps" if self.max_steps else ""

@@ -21,20 +21,20 @@ from gptft.language import token_losses
 from gptft.tasks import load_tasks, passes, task_results
 from gptft.text_metrics import Response, text_metrics
 
-EVAL_BATCH = 8  # rows of a pass that computes losses; their logits are large
+EVAL_BATCH = 32  # rows of a pass that computes losses, at most
 EVAL_TOKENS = 2048  # of such a pass over a stream
 WRITE_BATCH = 32  # prompts answered at the same time
 RESPONSE_TOKENS = 200  # longest response to a test prompt
 TASK_TOKENS = 64  # longest response to a task; the right ones are short
 
 
-def response_losses(model, dataset, pad_id, hardware):
+def response_losses(model, dataset, pad_id, hardware, at_once=EVAL_BATCH):
     """Losses of all rows of a dataset -> (N,) float64, the sum over the row's learned tokens in nats; (N,) int64, their count.
 
-    Call it under `evaluating(model, hardware)`.
+    at_once: how many rows a pass may take. Call it under `evaluating(model, hardware)`.
     """
     found = []
-    for batch in eval_batches(dataset, lm_batch, pad_id, EVAL_BATCH):
+    for batch in eval_batches(dataset, lm_batch, pad_id, min(at_once, EVAL_BATCH)):
         B, T = batch.token_ids.shape
         losses, row = token_losses(model, hardware.put(batch)).cpu().double(), batch.learned // T
         sums = torch.zeros(B, dtype=torch.float64).index_add_(0, row, losses)
@@ -43,9 +43,9 @@ def response_losses(model, dataset, pad_id, hardware):
     return np.array(sums), np.array(counts)
 
 
-def loss_metrics(model, dataset, pad_id, hardware):
+def loss_metrics(model, dataset, pad_id, hardware, at_once=EVAL_BATCH):
     """-> dict of n (rows), loss (mean over all response tokens, nats), perplexity and response_tokens. As response_losses."""
-    sums, counts = response_losses(model, dataset, pad_id, hardware)
+    sums, counts = response_losses(model, dataset, pad_id, hardware, at_once)
     loss = sums.sum() / counts.sum()
     return {"n": len(sums), "loss": float(loss), "perplexity": math.exp(min(loss, 700)), "response_tokens": int(counts.sum())}
 

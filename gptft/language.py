@@ -17,6 +17,7 @@ from gptft.errors import UserError
 from gptft.tokenizer import Tokenizer
 
 ROUND_TO = 64  # positions
+HEAD_POSITIONS = 1024  # whose logits are held at the same time
 
 
 def token_losses(model, batch):
@@ -24,8 +25,10 @@ def token_losses(model, batch):
     # Rounded up, the product has one of few shapes: for each new one a CPU's or compiler's kernel would be made and kept.
     n = len(batch.learned)
     at = F.pad(batch.learned, (0, -n % ROUND_TO))
-    logits = model(batch.token_ids, at)[:n]
-    return F.cross_entropy(logits.float(), batch.labels.flatten()[batch.learned + 1], reduction="none")
+    hidden, targets = model.hidden_states(batch.token_ids, at=at), F.pad(batch.labels.flatten()[batch.learned + 1], (0, -n % ROUND_TO))
+    losses = [F.cross_entropy(model.head(part).float(), wanted, reduction="none")
+              for part, wanted in zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS))]  # fmt: skip
+    return torch.cat(losses)[:n]
 
 
 def language_loss(model, batch):

@@ -122,7 +122,7 @@ def main(argv):
     if args.evaluate_only:
         training = {key: run.read_results().get(key) for key in ("seconds", "tokens_per_second", "best_step")}
     else:
-        fitted = fit(model, batches, language_loss, lambda model: loss_metrics(model, datasets["val"], tokenizer.eot, hardware),
+        fitted = fit(model, batches, language_loss, lambda model: loss_metrics(model, datasets["val"], tokenizer.eot, hardware, options.rows_at_once),
                      lambda val: (-val["loss"],), options, hardware, run)  # fmt: skip
         training = {"seconds": round(fitted.seconds, 1), "tokens_per_second": round(fitted.tokens / fitted.seconds),
                     "best_step": fitted.best_step}  # fmt: skip

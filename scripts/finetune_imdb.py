@@ -96,7 +96,7 @@ def main(argv):
           f"computing on {hardware.why}", f"{options.describe()}, truncation {args.truncate}, pooling {model.pooling}", f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
 
     def evaluate(model, split="val", rows=None):
-        log_probs = log_probabilities(model, datasets[split], tokenizer.eot, hardware, rows)
+        log_probs = log_probabilities(model, datasets[split], tokenizer.eot, hardware, rows, options.rows_at_once)
         labels = datasets[split].labels
         return classification_metrics(labels if rows is None else labels[rows], log_probs), log_probs
 

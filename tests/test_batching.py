@@ -72,6 +72,17 @@ def test_batches_hold_rows_of_similar_length_in_random_order():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25  # no drift from short to long
 
 
+def test_a_run_begins_with_its_longest_row_and_so_does_an_evaluation(dataset):
+    # Too little memory then shows in the first step, not after an hour.
+    lengths = np.random.default_rng(0).integers(1, 500, size=1000)
+    first, second = (epoch_batches(lengths, 16, seed=0, epoch=epoch) for epoch in (0, 1))
+    assert lengths[first[0]].max() == lengths.max()
+    assert sorted(np.concatenate(first)) == list(range(1000))
+    assert lengths[second[0]].max() < lengths.max()  # the order of all others stays as drawn
+    first_pass = next(eval_batches(dataset, classifier_batch, 0, 4))
+    assert first_pass.lengths.max() == dataset.lengths.max()
+
+
 def test_batch_contents(dataset, tokenizer):
     batch = classifier_batch(dataset, np.array([5, 0]), pad_id=tokenizer.eot)
     assert batch.token_ids.shape == (2, bucket_length(max(len(dataset[5][0]), len(dataset[0][0]))))

@@ -1,7 +1,8 @@
 """Examples -> batches: rows of similar length together, padded on the right to one of a few lengths.
 
 A review of 50 tokens padded to 500 is nine tenths wasted work, so rows are sorted by length within pools of some
-batches, and the batches are then shuffled: order stays random where it matters. Each epoch is a permutation fixed by
+batches, and the batches are then shuffled: order stays random where it matters. Only the very first batch of a run is
+the one with the longest row, so that a run which needs more memory than there is says so in its first step. Each epoch is a permutation fixed by
 (seed, epoch), so every row is seen exactly once an epoch, and a position in training is just two numbers: a resumed run
 asks for the next step and gets the very batch it would have had. Padded lengths come from a short list, because every
 new shape costs a compiled model a recompilation.
@@ -102,7 +103,11 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     pools = [order[i : i + POOL * batch_size] for i in range(0, len(order), POOL * batch_size)]
     order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    batches = [batches[i] for i in rng.permutation(len(batches))]
+    if epoch == 0:
+        longest = max(range(len(batches)), key=lambda i: lengths[batches[i]].max())
+        batches.insert(0, batches.pop(longest))
+    return batches
 
 
 class TrainBatches:
@@ -142,8 +147,8 @@ class TrainBatches:
 
 
 def eval_batches(dataset, collate, pad_id, batch_size, rows=None):
-    """Each of `rows` (default: all) exactly once over all processes, in order of length; yields batches."""
+    """Each of `rows` (default: all) exactly once over all processes, the longest first; yields batches."""
     rows = np.arange(len(dataset)) if rows is None else rows
-    rows = rows[np.argsort(dataset.lengths[rows], kind="stable")][distributed.rank() :: distributed.world_size()]
+    rows = rows[np.argsort(-dataset.lengths[rows], kind="stable")][distributed.rank() :: distributed.world_size()]
     for i in range(0, len(rows), batch_size):
         yield collate(dataset, rows[i : i + batch_size], pad_id)
