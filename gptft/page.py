@@ -18,7 +18,7 @@ from gptft.errors import DataError
 from gptft.files import write_text
 from gptft.metrics import calibration, roc_curve, wilson_interval
 from gptft.svg import Series, chart
-from gptft.tables import TASK_TITLES, classification_rows, instruction_rows, loss_rows, marked
+from gptft.tables import classification_rows, instruction_rows, loss_rows, marked
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 LEGEND = """<p>Of what the model read, <mark class="for" style="--a:.6">blue, underlined</mark> words spoke for the verdict
@@ -131,7 +131,7 @@ def run_page(run):
         low, high = test["accuracy_ci"]
         lead = f"{test['accuracy']:.1%} of {test['n']:,} test rows right (95 % interval {low:.1%} to {high:.1%})"
     elif task == "instructions":
-        rows, body = instruction_rows(results["base"], results), [_tasks(results["base"], results), _samples(run.examples)]
+        rows, body = instruction_rows(results["base"], results), [_samples(run.examples)]
         lead = f"loss of test responses {test['loss']:.3f}, before tuning {results['base']['test']['loss']:.3f}"
     else:
         rows, body, lead = loss_rows(run.splits), [], f"loss on test {test['loss']:.3f}"
@@ -235,19 +235,6 @@ def _explained(tokens):
     ordered = sorted(tokens, key=lambda token: token[1])
     said = (", ".join(f"“{text.strip()}” {value:+.2g}" for text, value in few) for few in (ordered[:-5:-1], ordered[:4]))
     return _text(marked(tokens, mark, escape)) + "<p>Most for it: {}. Most against it: {}.</p>".format(*map(escape, said))
-
-
-def _tasks(base, tuned):
-    """Task success by category, before and after tuning."""
-    figures = []
-    for kind, title in TASK_TITLES.items():
-        names, series = list(tuned["tasks"][kind]["categories"]), []
-        for k, (side, results) in enumerate((("base", base), ("tuned", tuned))):
-            rates = [results["tasks"][kind]["categories"][name] for name in names]
-            points = [(c["rate"], row + 0.36 * k - 0.18, *c["ci"]) for row, c in enumerate(rates)]
-            series.append(Series(side, points, "dots", 1 - k))
-        figures.append(figure(title.capitalize(), "", series, "share, with its 95 % interval", x_range=(-0.03, 1), names=names))
-    return section("Tasks by category", grid(figures))
 
 
 def _samples(examples):

@@ -8,9 +8,8 @@ any two classifiers are compared by a paired test (McNemar) over the test rows t
 import sys
 from contextlib import contextmanager
 from itertools import combinations
-from pathlib import Path
 
-from gptft.errors import DataError, Parser, UserError, command
+from gptft.errors import DataError, Parser, command
 from gptft.files import write_text
 
 MAY_DIFFER = {"seed", "texts"}  # between runs of one experiment; a seed may also split the data
@@ -57,24 +56,6 @@ def compare(a, b):
             f"McNemar, exact: p = {m['p_value']:.3g}")  # fmt: skip
 
 
-def comparison_page(runs, lines):
-    """Runs and what was found of them, lines of text -> a page, a str."""
-    from html import escape
-
-    from gptft.page import document, figure, grid, section
-    from gptft.svg import Series
-
-    figures = []
-    for name in dict.fromkeys(score(run)[0] for run in runs):
-        same = [run for run in runs if score(run)[0] == name]
-        points = [(value, row, *interval) for row, (_, value, *interval) in enumerate(map(score, same))]
-        names = [str(run.folder)[-30:] for run in same]
-        figures.append(figure(f"{name.capitalize()} on test", "", [Series("test", points, "dots")], name, names=names))
-    title = f"{len(runs)} runs compared"
-    return document(title, f"<header><p>gptft</p><h1>{title}</h1></header>", section("Results", grid(figures)),
-                    section("More than luck?", *(f"<pre>{escape(line)}</pre>" for line in lines)))  # fmt: skip
-
-
 @contextmanager
 def as_written(where):
     """Within it, what only files cause that no run has written, such as a word for a number, becomes a DataError."""
@@ -88,10 +69,7 @@ def as_written(where):
 def main(argv):
     parser = Parser(prog="python -m gptft.report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; its report.html is written anew")
-    parser.add_argument("--out", metavar="FILE", help="also write a page that compares the runs")
     args = parser.parse_args(argv)
-    if args.out and not Path(args.out).parent.is_dir():  # to be said before the work, not after it
-        raise UserError(f"no such folder, {Path(args.out).parent}, for --out; make it")
 
     from gptft.page import read_run, run_page
     from gptft.tables import results_text
@@ -104,8 +82,6 @@ def main(argv):
     with as_written(", ".join(args.runs)):
         lines = [over_seeds(group) for group in experiments(runs) if len(group) > 1]
         lines += [compare(a, b) for a, b in combinations((run for run in runs if run.predictions), 2)]
-        if args.out:
-            pages[Path(args.out)] = comparison_page(runs, lines)
     print(*texts, *lines, sep="\n")
     for path, page in pages.items():
         write_text(path, page)

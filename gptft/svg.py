@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 420, 264
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 32, 42  # margins around the plot
-ROW = 26  # height of a named row
 CHARACTER = 6.9  # width of a letter, about
 MOST_POINTS = 500  # of a line; more would be finer than the pixels
 
@@ -46,35 +45,28 @@ def number(value, digits=10):
     return f"{value:,.{digits}g}".replace("e-0", "e-")
 
 
-def chart(title, series, x_label, y_label="", x_range=None, y_range=None, names=()):
-    """list[Series] -> str. The ranges are (low, high); by default what the points need.
-
-    With `names` the y axis has a row for each of them, from the top; y counts the rows, and intervals are those of x.
-    """
+def chart(title, series, x_label, y_label="", x_range=None, y_range=None):
+    """list[Series] -> str. The ranges are (low, high); by default what the points need."""
     points = [point for s in series for point in s.points]
-    x_range = x_range or _range([v for p in points for v in (p[0], *(p[2:] if names else ()))])
-    y_range = (len(names) - 0.5, -0.5) if names else y_range or _range([v for p in points for v in p[1:]])
-    left, right = (14 + CHARACTER * max(map(len, names)) if names else LEFT), WIDTH - RIGHT
-    bottom = TOP + ROW * len(names) if names else HEIGHT - BOTTOM
-    x, y = _scale(x_range, left, right), _scale(y_range, bottom, TOP)
-    rows, columns = list(enumerate(names)) or [(v, number(v)) for v in ticks(*y_range)], ticks(*x_range)
-    parts = [f'<path class="grid" d="{"".join(f"M{left:.5g} {y(v)}H{right}" for v, _ in rows)}"/>',
-             f'<path class="axis" d="M{left:.5g} {bottom}H{right}{"".join(f"M{x(v)} {bottom}v4" for v in columns)}"/>',
-             *(_text(left - 6, y(v) + 4, name, "end") for v, name in rows), _text(2, 12, y_label, "start", "label"),
+    x_range = x_range or _range([p[0] for p in points])
+    y_range = y_range or _range([v for p in points for v in p[1:]])
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    x, y = _scale(x_range, LEFT, right), _scale(y_range, bottom, TOP)
+    rows, columns = ticks(*y_range), ticks(*x_range)
+    parts = [f'<path class="grid" d="{"".join(f"M{LEFT} {y(v)}H{right}" for v in rows)}"/>',
+             f'<path class="axis" d="M{LEFT} {bottom}H{right}{"".join(f"M{x(v)} {bottom}v4" for v in columns)}"/>',
+             *(_text(LEFT - 6, y(v) + 4, number(v), "end") for v in rows), _text(2, 12, y_label, "start", "label"),
              *(_text(x(v), bottom + 18, number(v), "middle") for v in columns),
-             _text((left + right) / 2, bottom + 37, x_label, "middle", "label")]  # fmt: skip
+             _text((LEFT + right) / 2, bottom + 37, x_label, "middle", "label")]  # fmt: skip
     for s in series:
-        if not names:
-            line = " ".join(f"{x(p[0])},{y(p[1])}" for p in [*s.points[:: len(s.points) // MOST_POINTS + 1], s.points[-1]])
-            parts.append(f'<polyline class="{s.style} c{s.colour}" points="{line}"/>')
+        line = " ".join(f"{x(p[0])},{y(p[1])}" for p in [*s.points[:: len(s.points) // MOST_POINTS + 1], s.points[-1]])
+        parts.append(f'<polyline class="{s.style} c{s.colour}" points="{line}"/>')
         for p in s.points if s.style == "dots" else []:
             if interval := p[2:]:
-                line = f"M{x(p[2])} {y(p[1])}H{x(p[3])}" if names else f"M{x(p[0])} {y(p[2])}V{y(p[3])}"
-                parts.append(f'<path class="whisker c{s.colour}" d="{line}"/>')
-            where, value = (f"{s.name} {names[round(p[1])]}", p[0]) if names else (f"{s.name} at {number(p[0], 4)}", p[1])
-            said = f"{where}: {number(value, 4)}" + (f" {_words(interval)}" if interval else "")
+                parts.append(f'<path class="whisker c{s.colour}" d="M{x(p[0])} {y(p[2])}V{y(p[3])}"/>')
+            said = f"{s.name} at {number(p[0], 4)}: {number(p[1], 4)}" + (f" {_words(interval)}" if interval else "")
             parts.append(_circle(x(p[0]), y(p[1]), s.colour, f"<title>{escape(said)}</title>"))
-    return _svg(title, bottom + BOTTOM, series, parts)
+    return _svg(title, series, parts)
 
 
 def _range(values):
@@ -95,7 +87,7 @@ def _circle(x, y, colour, content=""):
     return f'<circle class="dot c{colour}" cx="{x:.5g}" cy="{y:.5g}" r="3.2">{content}</circle>'
 
 
-def _svg(title, height, series, parts):
+def _svg(title, series, parts):
     """The parts with a legend and, for those who can't see them, words."""
     named = [s for s in series if s.name]
     x = WIDTH - RIGHT - sum(30 + CHARACTER * len(s.name) for s in named)
@@ -106,7 +98,7 @@ def _svg(title, height, series, parts):
         x += 30 + CHARACTER * len(s.name)
     said = (f"{s.name}: {len(s.points)} points, from {_words(s.points[0])} to {_words(s.points[-1])}" for s in named)
     head = f"<title>{escape(title)}</title><desc>{escape('; '.join(said))}</desc>"
-    return f'<svg role="img" viewBox="0 0 {WIDTH} {height}">{head}{"".join(parts)}</svg>'
+    return f'<svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}">{head}{"".join(parts)}</svg>'
 
 
 def _words(point):

@@ -144,7 +144,7 @@ def test_an_instruction_run_shows_both_models_side_by_side(tmp_path):
     found = Reader(page)
     assert "loss of test responses 1.500, before tuning 3.500" in found.text and found.text.count(SCRIPT) == 3
     assert re.search(r"base.*b<.*tuned.*<script>.*reference.*o<", found.text.split("Responses to test prompts")[1], re.DOTALL)
-    assert "tuned <number>: 0.25 (0.05, 0.7)" in found.text and "script" not in {tag for tag, _ in found.tags}
+    assert re.search(r"<number>\s*1 of 4\s*1 of 4", found.text) and "script" not in {tag for tag, _ in found.tags}
 
 
 def test_another_task_gets_a_page_of_its_losses(tmp_path, capsys):
@@ -172,12 +172,9 @@ def test_runs_that_differ_in_their_seed_alone_are_one_experiment(tmp_path, capsy
         folders.append(write_run(tmp_path / name, called))
         options = {"seed": seed, "out": name, "texts": str(seed), "dropout": 0.2 if name == "other" else 0.1}
         (tmp_path / name / "run.json").write_text(json.dumps({"command": "x", "options": options, "seed": seed}), encoding="utf-8")
-    assert report.main([*folders, "--out", str(tmp_path / "all.html")]) == 0
+    assert report.main(folders) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "t interval" in line)
     assert "accuracy on test 0.6000 ± 0.4969 (95 % t interval over 3 seeds)" in line and "other" not in line
-    page = (tmp_path / "all.html").read_text(encoding="utf-8")
-    assert "0.6000 ± 0.4969" in Reader(page).text and page.count("<circle") == 4 and "McNemar" in page
-    assert report.main([folders[0], "--out", str(tmp_path / "no" / "all.html")]) == 2
 
 
 def test_table_shows_counts_by_class():

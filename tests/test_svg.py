@@ -44,13 +44,6 @@ def test_intervals_are_drawn_from_low_to_high():
     assert titles == ["t", "a at 0.5: 0.5 (0.25, 1)"]
 
 
-def test_rows_of_names_run_from_the_top():
-    svg = chart("t", [Series("a", [(0, 0, 0, 0.5), (1, 1, 0, 1)], "dots")], "share", x_range=(0, 1), names=["first", "second"])
-    texts = {node.text: float(node.get("y")) for node in ET.fromstring(svg).iter("text") if node.text}
-    (_, y0), (x1, y1) = circles(svg)
-    assert texts["first"] < texts["second"] and (y0, y1) == (texts["first"] - 4, texts["second"] - 4) and x1 == WIDTH - RIGHT
-
-
 def test_a_chart_of_one_point_or_equal_values_has_an_axis():
     # Their range is 0, by which a scale would divide.
     for points in ([(3, 2)], [(1, 0), (2, 0)]):
