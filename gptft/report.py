@@ -43,17 +43,14 @@ def over_seeds(runs):
 
 def compare(a, b):
     """Two FinishedRuns of classifications -> lines of text with the paired test over the rows both have."""
-    from gptft.metrics import mcnemar
+    from gptft.tables import paired_test
 
     right_a, right_b = ({row["id"]: row["probabilities"].index(max(row["probabilities"])) == row["label"]
                          for row in run.predictions} for run in (a, b))  # fmt: skip
     shared = [row for row in right_a if row in right_b]
     if not shared:
         raise DataError(f"{a.folder} and {b.folder} have no test row in common; compare runs on the same data")
-    m = mcnemar([right_a[row] for row in shared], [right_b[row] for row in shared])
-    return (f"{a.folder} against {b.folder}, {m['n']:,} test rows of both: {m['difference']:+.4f} in accuracy\n"
-            f"  only {a.folder} is right: {m['only_a']:,}   only {b.folder} is right: {m['only_b']:,}   "
-            f"McNemar, exact: p = {m['p_value']:.3g}")  # fmt: skip
+    return paired_test(a.folder, [right_a[row] for row in shared], b.folder, [right_b[row] for row in shared])
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Results as rows of a table, and such rows as text: what a script prints at its end, and a report shows."""
 
+from gptft.metrics import mcnemar
+
 
 def text_table(rows):
     """Rows of str -> lines of text: the first column to the left, the others to the right. A row of one is a title."""
@@ -28,6 +30,14 @@ def classification_rows(splits):
 def classification_table(splits, classes):
     """{split name: metrics of `classification_metrics`} and the class names -> lines of text."""
     return text_table(classification_rows(splits)) + "\n\n" + confusion_table(splits["test"]["confusion"], classes)
+
+
+def paired_test(name_a, right_a, name_b, right_b):
+    """Two classifiers, by name, and where each is right on the same test rows, (N,) bool -> lines of text with McNemar's test."""
+    m = mcnemar(right_a, right_b)
+    return (f"{name_a} against {name_b}, {m['n']:,} test rows of both: {m['difference']:+.4f} in accuracy\n"
+            f"  only {name_a} is right: {m['only_a']:,}   only {name_b} is right: {m['only_b']:,}   "
+            f"McNemar, exact: p = {m['p_value']:.3g}")  # fmt: skip
 
 
 def confusion_table(confusion, classes):

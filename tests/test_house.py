@@ -15,7 +15,7 @@ errors files speed config tokenizer distributed metrics text_metrics tasks hardw
 checkpoints.crc32c checkpoints.sorted_table checkpoints.tf_bundle checkpoints.safetensors checkpoints.gpt2_config
 checkpoints.gpt2_names cross_entropy model classifier language lora pretrained
 data.sources data.tokens data.imdb data.alpaca data.batching data.documents cooccurrence initial
-baseline.bag_of_words baseline.logistic_regression
+baseline.bag_of_words baseline.logistic_regression baseline.training
 optim run progress trainer sampling decoding generate evaluate classify tables predict svg page report
 """.split()
 
