@@ -22,7 +22,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from gptft.config import GPT2Config, TrainOptions, add_options, from_args, option
 from gptft.errors import Parser, UserError, command
 from gptft.files import write_text
-from gptft.speed import flops_per_token, n_weights, race, roofline, take_turns
+from scripts.speed import flops_per_token, n_weights, race, roofline, take_turns, whole_command
 
 if __name__ != "__main__":  # a contender's process; the one that parses and prints needs none of these
     import numpy as np
@@ -48,6 +47,7 @@ if __name__ != "__main__":  # a contender's process; the one that parses and pri
     from gptft.generate import generate
     from gptft.hardware import choose_hardware, keep_freed_memory
     from gptft.language import language_loss
+    from gptft.lora import add_adapters
     from gptft.optim import build_optimizer
     from gptft.run import Run
     from gptft.trainer import fit
@@ -84,6 +84,8 @@ class Options:
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "of products; of weights in generate", choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = option("auto", "torch.compile, in training", choices=("auto", "on", "off"))
+    train: str = option("full", "weights that train-step trains; with lora, gptft alone", choices=("full", "lora"))
+    checkpoint_activations: bool = option(False, "in train-step: gptft recomputes blocks in the backward pass")
     nanogpt: str = option(None, "a folder with nanoGPT's model.py", str)
     no_peers: bool = option(False, "measure gptft alone")
     json: str = option(None, "also write the figures to this file", str)
@@ -145,6 +147,9 @@ def train_step(options, who, task, B, T):
     labels = on_device if task == "lm" else rows.to(hardware.device) % 2
     if who == "gptft":
         model = ours(options, task)
+        getattr(model, "transformer", model).checkpoint_activations = options.checkpoint_activations
+        if options.train == "lora":
+            add_adapters(model)
         keep_freed_memory(hardware.type)
         learned = (rows[:, None] * T + torch.arange(T - 1)).flatten()
         batch, loss_of = LMBatch(ids, ids, learned, rows, len(learned), B * T), language_loss
@@ -255,17 +260,6 @@ def tokenizing(options, who):
     return to_disk if who == "gptft" else lambda: tokenizer.encode_batch(texts, os.cpu_count() or 1)
 
 
-def whole_command(*words):
-    """A command from start to end; "OUT" stands for a folder that is thrown away."""
-
-    def run():
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, *(f"{folder}/out" if word == "OUT" else word for word in words)]
-            subprocess.run(command, check=True, capture_output=True)
-
-    return run
-
-
 def rates(options):
     """-> the device's name, its roofline, the precision and why it was chosen."""
     hardware, dtype = hardware_of(options)
@@ -283,7 +277,7 @@ def races(part, options, flops, memory, precision):
     """The races of a part: title, contenders with ours first, work of a turn by unit, and what the machine allows of the
     first unit. flops, memory: the roofline, in flop/s and bytes/s."""
     config, shape = options.config(), f"{options.model}, {precision}"
-    has = [peer for peer in PEERS if not options.no_peers and importlib.util.find_spec(peer)]
+    has = [peer for peer in PEERS if not options.no_peers and options.train == "full" and importlib.util.find_spec(peer)]
     peers = [peer for peer in has if peer == "transformers"]
     if part == "train-step":
         B, T = options.batch_size or 4, options.length or 256

@@ -3,16 +3,12 @@
 import json
 import math
 import os
-import sys
 
 import pytest
-from conftest import ROOT
 
 from gptft.config import GPT2Config
-from gptft.speed import flops_per_token, n_weights, race, take_turns
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark  # noqa: E402
+from scripts import benchmark
+from scripts.speed import flops_per_token, n_weights, race, take_turns
 
 TINY = "--n-layer 1 --n-head 2 --n-embd 8 --repeat 1 --precision fp32 --device cpu --no-peers".split()
 
@@ -65,6 +61,17 @@ def test_peers_with_the_same_weights(tmp_path, data):
     for task in ("classifier", "lm"):
         benchmark.train_step(options, "transformers, best", task, 2, 16)()
     benchmark.text(benchmark.dataclasses.replace(options, prompt_tokens=4, new_tokens=3), "transformers", 2)()
+
+
+def test_what_saves_memory_in_train_step(monkeypatch):
+    options = benchmark.Options(model="mini", n_layer=2, n_head=2, n_embd=8, precision="fp32", train="lora", checkpoint_activations=True)
+    built, build = [], benchmark.build_optimizer
+    monkeypatch.setattr(benchmark, "build_optimizer", lambda model, *rest: built.append(model) or build(model, *rest))
+    for task in ("classifier", "lm"):
+        benchmark.train_step(options, "gptft", task, 2, 16)()
+    for model in built:
+        body = getattr(model, "transformer", model)
+        assert body.checkpoint_activations and not body.wte.weight.requires_grad and body.h[0].attn.c_attn.lora_B.requires_grad
 
 
 def test_flops_by_hand():

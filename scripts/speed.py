@@ -11,6 +11,9 @@ import contextlib
 import importlib
 import multiprocessing
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 
 from gptft.errors import UserError
@@ -42,6 +45,17 @@ def timed(run):
         kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
         held = held or 1024 * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
     return result if isinstance(result, tuple) else (), seconds, held
+
+
+def whole_command(*words):
+    """A command from start to end; "OUT" stands for a folder that is thrown away."""
+
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, *(f"{folder}/out" if word == "OUT" else word for word in words)]
+            subprocess.run(command, check=True, capture_output=True)
+
+    return run
 
 
 def roofline(device, dtype, n, n_bytes):
