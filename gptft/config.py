@@ -197,6 +197,16 @@ def from_args(cls, args):
     return cls(**values)
 
 
+def settle_length(options, asked, n_positions):
+    """TrainOptions with a max_length that the model can read: a recipe's is lowered to n_positions.
+
+    asked: what --max-length was given, or None. Raises UserError if that is above n_positions.
+    """
+    if asked is not None and asked > n_positions:
+        raise UserError(f"--max-length {asked} is above the model's n_positions, {n_positions}; lower it")
+    return dataclasses.replace(options, max_length=min(options.max_length, n_positions))
+
+
 def as_flags(values):
     """dict -> the text "--name value ..." that a person would type."""
     return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in values.items())

@@ -14,6 +14,7 @@ when a run is resumed. What `last/` holds is read with `weights_only=True`: load
 Left out: the lock on Windows, which lacks the call; elsewhere a second run in a folder in use is refused.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -147,6 +148,21 @@ def open_run(folder, command, options, resume=False, overwrite=False):
         record = {"command": shlex.join(command), "options": options, "seed": options.get("seed")}
         _write_record(run, record | _surroundings())
     return run
+
+
+def open_training_run(script, argv, args, options, settled):
+    """`open_run` for a script that trains, by the first of its processes; the others get a Run of the same folder.
+
+    script: its path, and argv the words after it. args: all it was asked, options: TrainOptions filled in, settled: a
+    dict of what else decides the result.
+    """
+    from gptft import distributed  # here, like torch
+
+    command, recorded = ["python", script, *argv], vars(args) | dataclasses.asdict(options) | settled
+    with distributed.main_first():
+        if distributed.is_main():
+            return open_run(options.out, command, recorded, options.resume, options.overwrite)
+        return Run(options.out)
 
 
 def _write_record(run, record):

@@ -40,6 +40,18 @@ def paired_test(name_a, right_a, name_b, right_b):
             f"McNemar, exact: p = {m['p_value']:.3g}")  # fmt: skip
 
 
+def baseline_comparison(labels, log_probs, baselines):
+    """A network beside baselines, on the same test rows -> lines of text: their tables, and the paired test with each.
+
+    Args: labels (N,) int and log_probs (N, K) of test, baselines {name: Baseline}.
+    """
+    splits = {f"{name}, {split}": table for name, baseline in baselines.items() for split, table in baseline.tables.items()
+              if split not in ("train", "val")}  # fmt: skip
+    right = log_probs.argmax(1) == labels
+    return "\n".join([text_table(classification_rows(splits)), *(
+        paired_test("the network", right, name, baseline.log_probs["test"].argmax(1) == labels) for name, baseline in baselines.items())])
+
+
 def confusion_table(confusion, classes):
     """(K, K) counts, rows true and columns predicted -> lines of text."""
     width = max(8, *(len(name) + 2 for name in classes))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args
+from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args, settle_length
 from gptft.errors import Parser, UserError, command
 
 PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
@@ -51,6 +51,27 @@ def parse(argv):
     return args, model_options, trainable, fill(options, **recipe)
 
 
+def inspect(examples, tokenizer):
+    """Print examples, what is learned of them marked."""
+    from gptft.data.alpaca import marked
+
+    for i, example in enumerate(examples, 1):
+        print(f"--- {i}\n{marked(*example, tokenizer, colour=sys.stdout.isatty())}")
+
+
+def report(run, results, base, datasets, predictions, before):
+    """Write what the tuned model (and, before it, the base) did, and print it."""
+    from gptft.page import write_page
+    from gptft.tables import instruction_table
+
+    asked = {example.id: example._asdict() for example in datasets["test"].examples}
+    examples = [asked[row["id"]] | {"base": old["response"], "tuned": row["response"]} for row, old in zip(predictions, before)]
+    run.write_predictions(predictions, examples[:SHOWN])
+    run.write_results(results | {"base": base})
+    write_page(run.folder)
+    print(f"\nthe best weights, of step {results['best_step']}:\n{instruction_table(base, results)}\npage: {run.folder / 'report.html'}")
+
+
 @command
 def main(argv):
     args, model_options, trainable, options = parse(argv)
@@ -58,16 +79,14 @@ def main(argv):
     import torch
 
     from gptft import distributed
-    from gptft.data.alpaca import InstructionDataset, load_instructions, marked
+    from gptft.data.alpaca import InstructionDataset, load_instructions
     from gptft.data.batching import TrainBatches, lm_batch
     from gptft.data.tokens import cache_stem, fingerprint
     from gptft.evaluate import evaluate_instructions, loss_metrics
     from gptft.hardware import choose_hardware
     from gptft.initial import choose_trainable, initial_instructed
     from gptft.language import language_loss
-    from gptft.page import write_page
-    from gptft.run import Run, open_run
-    from gptft.tables import instruction_table
+    from gptft.run import Run, open_training_run
     from gptft.tokenizer import Tokenizer
     from gptft.trainer import fit
 
@@ -84,32 +103,25 @@ def main(argv):
         args.template = load(trained, None).model.template
     model, description = load(model_options, args.template)
     trained_part = choose_trainable(model, trainable, model_options)
-    template, limit = model.template, model.config.n_positions
-    if args.max_length is None:
-        options = dataclasses.replace(options, max_length=min(options.max_length, limit))
-    if options.max_length > limit:
-        raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
+    template = model.template
+    options = settle_length(options, args.max_length, model.config.n_positions)
     tokenizer = Tokenizer(model.special_tokens)
     with distributed.main_first():  # it writes the tokens that the others read
         train = InstructionDataset(instructions.splits["train"], tokenizer, template, options.max_length, args.loss,
                                    cache_stem(args.data, "train"))  # fmt: skip
     if args.inspect:
-        for i in range(min(args.inspect, len(train))):
-            print(f"--- {i + 1}\n{marked(*train[i], tokenizer, colour=sys.stdout.isatty())}")
-        return
+        return inspect([train[i] for i in range(min(args.inspect, len(train)))], tokenizer)
     reported = instructions.splits | {"train": instructions.splits["train"][:: -(-len(train) // TRAIN_ROWS)]}
     datasets = {split: InstructionDataset(examples, tokenizer, template, options.max_length) for split, examples in reported.items()}
     batches = TrainBatches(train, lm_batch, tokenizer.eot, options)
     hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
     model.checkpoint_activations = options.checkpoint_activations
     model.to(hardware.device)
-    command_line = ["python", "scripts/finetune_alpaca.py", *argv]
     texts = ["\n".join((e.instruction, e.input, e.output)) for examples in instructions.splits.values() for e in examples]
     settled = {"precision": hardware.precision, "template": template, "texts": fingerprint(texts, tokenizer)}
-    recorded = vars(args) | dataclasses.asdict(options) | settled
-    with distributed.main_first():
-        opens = distributed.is_main() and not args.evaluate_only
-        run = open_run(options.out, command_line, recorded, options.resume, options.overwrite) if opens else Run(options.out)
+    run = Run(options.out)
+    if not args.evaluate_only:
+        run = open_training_run("scripts/finetune_alpaca.py", argv, args, options, settled)
 
     if args.data == "sample" and not args.model:
         print(REAL_RUN)
@@ -136,15 +148,9 @@ def main(argv):
     tuned, predictions = evaluate(trained)
     base, before = evaluate(model_options)
     if distributed.is_main():
-        asked = {example.id: example._asdict() for example in datasets["test"].examples}
-        examples = [asked[row["id"]] | {"base": old["response"], "tuned": row["response"]} for row, old in zip(predictions, before)]
-        run.write_predictions(predictions, examples[:SHOWN])
-        run.write_results({
-            "task": "instructions", "model": description, "data": instructions.name, "template": template, "learned": args.loss,
-            "device": hardware.device, "precision": hardware.precision, **training, **tuned, "base": base,
-        })  # fmt: skip
-        write_page(run.folder)
-        print(f"\nthe best weights, of step {training['best_step']}:\n{instruction_table(base, tuned)}\npage: {run.folder / 'report.html'}")
+        results = {"task": "instructions", "model": description, "data": instructions.name, "template": template,
+                   "learned": args.loss, "device": hardware.device, "precision": hardware.precision, **training, **tuned}  # fmt: skip
+        report(run, results, base, datasets, predictions, before)
     distributed.cleanup()
 
 

@@ -4,14 +4,13 @@ Reads reviews, trains on `train`, keeps the weights that do best on `val`, and r
 nothing else has looked at.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args
-from gptft.errors import Parser, UserError, command
+from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args, settle_length
+from gptft.errors import Parser, command
 
 PRETRAINED = dict(epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
 FROM_SCRATCH = dict(epochs=8, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.3, max_length=256)
@@ -39,6 +38,26 @@ def parse(argv):
     return args, model_options, trainable, fill(options, **recipe)
 
 
+def report(run, results, reviews, log_probs, explain):
+    """Write what the model does on test, and print it; for the bundled reviews, beside the baselines, which take a second there."""
+    from gptft.baseline.training import train_baseline
+    from gptft.metrics import example_rows, prediction_rows
+    from gptft.page import write_page
+    from gptft.tables import baseline_comparison, classification_table
+
+    test = reviews.splits["test"]
+    run.write_predictions(prediction_rows(test, log_probs), example_rows(test, log_probs, explain))
+    run.write_results(results)
+    write_page(run.folder)
+    tables = {name: split for name, split in results.items() if isinstance(split, dict)}
+    print(f"\nthe best weights, of step {results['best_step']}:\n{classification_table(tables, reviews.classes)}")
+    if reviews.name == "sample":
+        baselines = {features: train_baseline(reviews, features) for features in ("nbsvm", "unigram")}
+        labels = [review.label for review in test]
+        print(f"\nlogistic regression on the same reviews:\n{baseline_comparison(labels, log_probs, baselines)}")
+    print(f"\npage: {run.folder / 'report.html'}")
+
+
 @command
 def main(argv):
     args, model_options, trainable, options = parse(argv)
@@ -54,11 +73,9 @@ def main(argv):
     from gptft.data.tokens import cache_stem, fingerprint
     from gptft.hardware import choose_hardware, evaluating
     from gptft.initial import choose_trainable, initial_classifier
-    from gptft.metrics import classification_metrics, example_rows, prediction_rows
-    from gptft.page import write_page
+    from gptft.metrics import classification_metrics
     from gptft.pretrained import load_model
-    from gptft.run import Run, open_run
-    from gptft.tables import classification_table
+    from gptft.run import open_training_run
     from gptft.tokenizer import Tokenizer
     from gptft.trainer import fit
 
@@ -67,11 +84,7 @@ def main(argv):
     torch.manual_seed(options.seed)
     model, description = initial_classifier(model_options, options.dropout, reviews.classes, args.pooling)
     trained_part = choose_trainable(model, trainable, model_options)
-    limit = model.config.n_positions
-    if args.max_length is None:
-        options = dataclasses.replace(options, max_length=min(options.max_length, limit))
-    if options.max_length > limit:
-        raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
+    options = settle_length(options, args.max_length, model.config.n_positions)
     tokenizer = Tokenizer()
     with distributed.main_first():  # it writes the tokens that the others read
         datasets = {
@@ -82,12 +95,9 @@ def main(argv):
     hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
     model.transformer.checkpoint_activations = options.checkpoint_activations
     model.to(hardware.device)
-    command_line = ["python", "scripts/finetune_imdb.py", *argv]
     texts = [f"{review.label} {review.text}" for rows in reviews.splits.values() for review in rows]
     settled = {"precision": hardware.precision, "pooling": model.pooling, "texts": fingerprint(texts, tokenizer)}
-    recorded = vars(args) | dataclasses.asdict(options) | settled
-    with distributed.main_first():
-        run = open_run(options.out, command_line, recorded, options.resume, options.overwrite) if distributed.is_main() else Run(options.out)
+    run = open_training_run("scripts/finetune_imdb.py", argv, args, options, settled)
 
     if args.data == "sample" and not args.model:
         print(REAL_RUN)
@@ -114,16 +124,12 @@ def main(argv):
             if split == "test":
                 test_log_probs = log_probs
     if distributed.is_main():
-        test = reviews.splits["test"]
-        examples = example_rows(test, test_log_probs, lambda row: explain(best, datasets["test"][row][0], tokenizer))
-        run.write_predictions(prediction_rows(test, test_log_probs), examples)
-        run.write_results({
+        results = {
             "task": "classification", "model": description, "data": reviews.name, "classes": reviews.classes,
             "device": hardware.device, "precision": hardware.precision, "seconds": round(fitted.seconds, 1),
             "tokens_per_second": round(fitted.tokens / fitted.seconds), "best_step": fitted.best_step, "compiled_graphs": fitted.graphs, **tables,
-        })  # fmt: skip
-        write_page(run.folder)
-        print(f"\nthe best weights, of step {fitted.best_step}:\n{classification_table(tables, reviews.classes)}\npage: {run.folder / 'report.html'}")
+        }  # fmt: skip
+        report(run, results, reviews, test_log_probs, lambda row: explain(best, datasets["test"][row][0], tokenizer))
     distributed.cleanup()
 
 

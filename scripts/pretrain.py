@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args
+from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args, settle_length
 from gptft.errors import Parser, UserError, command
 
 PRETRAINED = dict(epochs=1, batch_size=16, learning_rate=3e-4, weight_decay=0.1, dropout=0.1, max_length=512)
@@ -35,27 +35,36 @@ def parse(argv):
     parser.add_argument("--document-mask", action="store_true", help="attention stays inside a document, and positions restart")
     parser.add_argument("--head-tokens", type=int, default=0, metavar="N", help="learn only the N most frequent tokens: a "
                         "faster first stage; 0: all (default: 0)")  # fmt: skip
+    parser.add_argument("--embedding", choices=("random", "counts"), default="random", help="where a model from scratch begins: "
+                        "counts gives each token a vector by the company it keeps in the data (default: random)")  # fmt: skip
     add_options(parser, ModelOptions)
     add_options(parser, TrainOptions, out="runs/pretrain")
     args = parser.parse_args(argv)
     if args.head_tokens < 0:
         raise UserError(f"--head-tokens must be at least 0, got {args.head_tokens}")
     model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
+    if args.embedding == "counts" and model_options.pretrained:
+        raise UserError(f"--embedding counts is for a model from scratch, but --model {args.model} is pretrained; leave out either")
     options = dataclasses.replace(options, beta2=0.99)
     return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
 
 
-def write_samples(model, store, tokenizer, seed):
-    """Let a model go on from the first tokens of two documents, and show it -> rows of predictions.jsonl."""
+def write_samples(model, store, stream, tokenizer, seed):
+    """Let a model go on from the first tokens of two documents, and show it -> rows of predictions.jsonl.
+
+    `copied` counts the tokens of the longest passage that stands word for word in the stream that was trained on.
+    """
     from gptft.generate import generate
+    from gptft.text_metrics import longest_copy
 
     prompts = [[tokenizer.eot, *map(int, store[row][: PROMPT - 1])] for row in range(min(2, len(store)))]
     new = min(NEW, model.config.n_positions - PROMPT)
     written = generate(model, prompts, new, temperature=0.8, top_p=0.95, eos_id=tokenizer.eot, seed=seed)
-    rows = [{"id": id, "prompt": tokenizer.decode(prompt[1:]), "response": tokenizer.decode(ids), "ended": ids[-1] == tokenizer.eot}
+    rows = [{"id": id, "prompt": tokenizer.decode(prompt[1:]), "response": tokenizer.decode(ids),
+             "ended": ids[-1] == tokenizer.eot, "copied": longest_copy(ids, stream)[1]}
             for id, (prompt, ids) in enumerate(zip(prompts, written))]  # fmt: skip
     for row in rows:
-        print(f"\n{row['prompt']} ... {row['response']}")
+        print(f"\n{row['prompt']} ... {row['response']}\n(longest passage that was trained on: {row['copied']} tokens)")
     return rows
 
 
@@ -66,6 +75,7 @@ def main(argv):
     import torch
 
     from gptft import distributed
+    from gptft.cooccurrence import embed_by_counts
     from gptft.data.documents import WindowBatches, Windows, frequent_tokens, load_documents, some_documents
     from gptft.data.tokens import TokenStore, cache_stem, fingerprint
     from gptft.evaluate import stream_metrics
@@ -74,7 +84,7 @@ def main(argv):
     from gptft.language import stream_loss
     from gptft.page import write_page
     from gptft.pretrained import load_model
-    from gptft.run import Run, open_run
+    from gptft.run import open_training_run
     from gptft.tables import loss_rows, text_table
     from gptft.tokenizer import Tokenizer
     from gptft.trainer import fit
@@ -83,27 +93,22 @@ def main(argv):
     documents = load_documents(args.data, options.seed)
     torch.manual_seed(options.seed)
     model, description = initial_language_model(model_options, options.dropout)
-    limit = model.config.n_positions
-    if args.max_length is None:
-        options = dataclasses.replace(options, max_length=min(options.max_length, limit))
-    if options.max_length > limit:
-        raise UserError(f"--max-length {options.max_length} is above the model's n_positions, {limit}; lower it")
+    options = settle_length(options, args.max_length, model.config.n_positions)
     tokenizer = Tokenizer()
     with distributed.main_first():  # it writes the tokens that the others read
         stores = {split: TokenStore.build(texts, tokenizer, cache_stem(args.data, f"documents_{split}"), tokenizer.eot)
                   for split, texts in documents.splits.items()}  # fmt: skip
     stream = stores["train"].ids
+    if args.embedding == "counts" and not options.resume:
+        embed_by_counts(model, stream)
     vocabulary = frequent_tokens(stream, args.head_tokens) if args.head_tokens else None
     batches = WindowBatches(Windows(stream, options.max_length, vocabulary), options)
     hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
     model.checkpoint_activations = options.checkpoint_activations
     model.to(hardware.device)
     n_parameters = sum(p.numel() for p in model.parameters())
-    command_line = ["python", "scripts/pretrain.py", *argv]
     settled = {"precision": hardware.precision, "texts": fingerprint(sum(documents.splits.values(), []), tokenizer)}
-    recorded = vars(args) | dataclasses.asdict(options) | settled
-    with distributed.main_first():
-        run = open_run(options.out, command_line, recorded, options.resume, options.overwrite) if distributed.is_main() else Run(options.out)
+    run = open_training_run("scripts/pretrain.py", argv, args, options, settled)
 
     if args.data == "sample" and not args.model:
         print(REAL_RUN)
@@ -128,8 +133,8 @@ def main(argv):
     with evaluating(best, hardware):
         results = {split: evaluate(best, split) for split in samples}
     if distributed.is_main():
-        if vocabulary is None and limit > PROMPT:
-            run.write_predictions(write_samples(best, stores["val"], tokenizer, options.seed))
+        if vocabulary is None and model.config.n_positions > PROMPT:
+            run.write_predictions(write_samples(best, stores["val"], stream, tokenizer, options.seed))
         run.write_results({
             "task": "pretraining", "model": description, "data": documents.name, "head_tokens": args.head_tokens,
             "device": hardware.device, "precision": hardware.precision, "seconds": round(fitted.seconds, 1),

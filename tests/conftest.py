@@ -26,6 +26,20 @@ def shared():
     return SHARED
 
 
+@pytest.fixture
+def refuses(tmp_path, monkeypatch, capsys):
+    """`refuses(run, argv, says)`: run(*argv) ends with exit code 2 and one line with these words, and leaves no file."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(run, argv, says):
+        assert run(*argv) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+        assert not list(tmp_path.iterdir())
+
+    return check
+
+
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_not_ignored():
     """A shell starts a job in the background with Ctrl-C ignored, and nohup adds SIGHUP; training respects both."""

@@ -17,12 +17,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT))
 
-import finetune_alpaca  # noqa: E402
-import finetune_imdb  # noqa: E402
 import numpy as np  # noqa: E402
-import pretrain  # noqa: E402
 import torch  # noqa: E402
 
 from gptft import distributed, evaluate, trainer  # noqa: E402
@@ -37,6 +34,7 @@ from gptft.metrics import classification_metrics  # noqa: E402
 from gptft.model import GPT2  # noqa: E402
 from gptft.run import Run, open_run  # noqa: E402
 from gptft.tasks import load_tasks  # noqa: E402
+from scripts import finetune_alpaca, finetune_imdb, pretrain  # noqa: E402
 
 FP32 = Hardware("cpu", "fp32", False, "test")
 CONFIG = GPT2Config(vocab_size=50, n_positions=24, n_embd=16, n_layer=2, n_head=2, dropout=0.0)
@@ -157,7 +155,7 @@ def toy_run(name, stop=None, die=None, **options):
 SMALL = "--epochs 1 --batch-size 7 --max-length 48 --max-steps 6 --eval-every 3".split()
 SCENES = {  # name: (processes, what they do)
     "gradients-1": (1, gradients), "gradients-2": (2, gradients), "evaluation-1": (1, evaluation), "evaluation-2": (2, evaluation),
-    **{f"{module.__name__}-{n}": (n, script(module, *SMALL, *more)) for n in (1, 2) for module, more in (
+    **{f"{module.__name__.removeprefix('scripts.')}-{n}": (n, script(module, *SMALL, *more)) for n in (1, 2) for module, more in (
         (finetune_imdb, ["--micro-batch-size", "3"]), (finetune_alpaca, ["--test-prompts", "2"]), (pretrain, "--batch-size 3 --max-length 16".split()))},
     "straight": (2, toy_run("straight")), "stopped": (2, toy_run("stopped", stop=3)), "resumed": (2, toy_run("stopped", resume=True)),
     "refused": (2, toy_run("stopped")), "killed": (2, toy_run("killed", die=4)), "alone": (1, toy_run("killed", resume=True)),

@@ -12,13 +12,11 @@ import io
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from test_data_prep_imdb import COUNTS, member, official, write_tar
 from test_house import SOURCES
 
@@ -35,13 +33,7 @@ from gptft.lora import add_adapters, save_adapter
 from gptft.metrics import classification_metrics
 from gptft.model import GPT2
 from gptft.pretrained import save_model
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark  # noqa: E402
-import finetune_alpaca  # noqa: E402
-import finetune_imdb  # noqa: E402
-import pretrain  # noqa: E402
-import train_logreg  # noqa: E402
+from scripts import benchmark, finetune_alpaca, finetune_imdb, pretrain, train_logreg
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TINY = "--n-layer 1 --n-head 2 --n-embd 4 --n-positions 64 --max-length 32 --precision fp32 --max-steps 1"

@@ -12,17 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import ROOT
 from test_trainer import equal_weights, signal_after, toy_model, train
 
 from gptft import trainer
-from gptft.errors import Interrupted, command
+from gptft.errors import command
 from gptft.pretrained import load_model
 from gptft.run import Run
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import finetune_imdb  # noqa: E402
+from scripts import finetune_imdb
 
 SAVING = dict(save_every=2, eval_every=4, log_every=1)
 

@@ -2,15 +2,11 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
-import finetune_imdb  # noqa: E402
+from scripts import finetune_imdb
 
 TINY = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 64 --max-length 32 --precision fp32".split()
 WORDS = {"good": ["great", "fine", "lovely"], "bad": ["awful", "boring", "dull"], "so-so": ["average", "usual", "plain"]}
@@ -55,6 +51,9 @@ def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, c
     assert "480 train, 120 val, 200 test, 640 implied" in printed and "12,417,600 parameters" in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["implied"]["n"] == 640
+    # Both baselines stand beside it, and the paired test with each.
+    assert all(f"{features}, implied" in printed and f"the network against {features}, 200 test rows of both" in printed
+               for features in ("nbsvm", "unigram"))  # fmt: skip
 
 
 def test_trained_model_can_be_trained_on_and_evaluated_again(tmp_path, data, capsys):
@@ -109,7 +108,7 @@ def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
     (["--data", "data/imdb_absent/imdb"], "python -m data_prep.imdb"),
     (["--model", "124M"], "python -m data_prep.gpt2 --size 124M"),
     (["--model", "125M"], "125M"),
-    (["--model", "mini"], "--from-scratch"),
+    (["--model", "mini"], "leave out --model"),
     (["--max-length", "513"], "--max-length 513 is above the model's n_positions, 512"),
     (["--n-embd", "100", "--n-head", "3"], "multiple of n_head"),
     (["--batch-size", "0"], "--batch-size must be at least 1"),
@@ -118,18 +117,7 @@ def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
     (["--resume"], "nothing to resume"),
     (["--device", "mps"], "--device mps"),
 ])  # fmt: skip
-def test_mistakes_get_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch, argv, says):
-    monkeypatch.chdir(tmp_path)
+def test_mistakes_get_one_line_and_leave_nothing(refuses, tmp_path, monkeypatch, argv, says):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
-    assert run(*argv) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
-    assert not list(tmp_path.iterdir())
-
-
-def test_from_a_shell_without_installing(tmp_path):
-    # The script must find the package from any folder, and exit with main's code.
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "finetune_imdb.py", "--epochs", "0"], cwd=tmp_path,
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith("error: --epochs must be") and "Traceback" not in done.stderr
+    refuses(run, argv, says)

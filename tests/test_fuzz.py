@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 import zlib
-from pathlib import Path
 
 import mutations
 import numpy as np

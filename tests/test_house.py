@@ -23,13 +23,13 @@ SOURCES = sorted(p for folder in ("gptft", "data_prep", "scripts") for p in (ROO
 ALLOWED = {"torch", "tiktoken", "numpy", "gptft", "data_prep", "scripts"} | sys.stdlib_module_names
 
 
-def imported(path):
-    """The dotted names a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(tree):
+    """The dotted names that a file's syntax tree imports, anywhere in it."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, "a relative import"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
@@ -42,7 +42,7 @@ def test_imports_run_only_downward():
     files = [p for p in SOURCES if p.is_relative_to(ROOT / "gptft") and p.name != "__init__.py"]
     assert sorted(map(name_of, files)) == sorted(ORDER)
     for path in files:
-        for name in imported(path):
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
             name = name.removeprefix("gptft.")
             if name in ORDER:
                 assert ORDER.index(name) < ORDER.index(name_of(path)), f"{path.name} imports {name}, which stands below it"
@@ -52,14 +52,25 @@ def test_imports_run_only_downward():
 def test_file_keeps_the_rules(path):
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    assert {name.split(".")[0] for name in imported(path)} <= ALLOWED
+    assert {name.split(".")[0] for name in imported(tree)} <= ALLOWED
     assert text.count("\n") <= 350, "one subject, one sitting"
     assert path.name == "__init__.py" or ast.get_docstring(tree), "a file opens with what it does"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, f"{node.name} is too long to be read at once"
     if path.is_relative_to(ROOT / "gptft"):
         for node in tree.body:  # public functions and classes say what they take and give
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and node.name not in ("main", "parse"):
                 body = node.end_lineno - node.lineno
                 assert ast.get_docstring(node) or body < 6, f"{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda p: p.name)
+def test_tests_import_the_project_and_its_packages_alone(path):
+    # Peers come inside functions, behind pytest.importorskip or in a program that is run by hand.
+    known = ALLOWED | {"pytest"} | {p.stem for p in path.parent.glob("*.py")}
+    top = ast.Module([node for node in ast.parse(path.read_text(encoding="utf-8")).body if not isinstance(node, ast.FunctionDef)], [])
+    assert {name.split(".")[0] for name in imported(top)} <= known
 
 
 def code_lines(path):
@@ -93,6 +104,14 @@ def test_only_the_known_folders_are_in_git():
         pytest.skip("not a git checkout")
     folders = {name.split("/")[0] for name in listed.stdout.splitlines() if "/" in name}
     assert folders <= {"gptft", "data_prep", "scripts", "tests", ".ci"}
+
+
+@pytest.mark.parametrize("script", ["finetune_alpaca.py", "finetune_imdb.py", "pretrain.py"])
+def test_script_runs_from_any_folder_without_installing(tmp_path, script):
+    # It must find the package beside it, and exit with main's code.
+    done = subprocess.run([sys.executable, ROOT / "scripts" / script, "--epochs", "0"], cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("error: --epochs must be") and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", [[str(p.relative_to(ROOT))] for p in sorted((ROOT / "scripts").glob("*.py")) if "def main" in p.read_text(encoding="utf-8")]

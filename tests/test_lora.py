@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -18,17 +17,14 @@ from gptft.classifier import GPT2Classifier, classification_loss
 from gptft.config import LORA_TARGETS, GPT2Config, ModelOptions, TrainableOptions, TrainOptions
 from gptft.data.batching import ClassifierBatch
 from gptft.errors import CheckpointError, Interrupted, UserError
-from gptft.hardware import Hardware
+from gptft.hardware import Hardware, choose_hardware
 from gptft.initial import choose_trainable
 from gptft.language import add_special_tokens
 from gptft.lora import LoRALinear, adapters, add_adapters, merge, merged_state, unmerge
 from gptft.model import GPT2
 from gptft.optim import build_optimizer
 from gptft.pretrained import load_model, read_config, save_model
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import finetune_alpaca  # noqa: E402
-import finetune_imdb  # noqa: E402
+from scripts import finetune_alpaca, finetune_imdb
 
 C, L = 12, 2  # width and blocks of the fixtures' model
 SMALL = GPT2Config(vocab_size=80, n_positions=16, n_embd=C, n_layer=L, n_head=3, dropout=0.0)
@@ -165,6 +161,22 @@ def test_stopped_and_resumed_training_ends_with_the_same_bits(tmp_path, monkeypa
 
 
 # ---------------------------------------------------------------- merging and files
+
+
+def test_compiled_adapters_train_as_uncompiled_ones(tmp_path):
+    compiled = choose_hardware("cpu", "fp32", "on")
+    if not compiled.compile:
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    losses = []
+    for name, hardware in {"plain": test_trainer.FP32, "compiled": compiled}.items():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model = test_trainer.toy_model(n_layer=1)
+        torch.nn.init.normal_(model.score.weight)
+        add_adapters(model, 2, 8.0)
+        test_trainer.train(tmp_path / name, model, hardware, epochs=2, learning_rate=1e-2, log_every=1)
+        losses.append([row["loss"] for row in test_trainer.read_log(tmp_path / name)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[0][-1] < losses[0][0]
 
 
 @pytest.mark.parametrize("make", [language_model, classifier])

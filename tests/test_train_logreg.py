@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
-import train_logreg  # noqa: E402
-
-from gptft import report  # noqa: E402
+from gptft import report
+from scripts import train_logreg
 
 WORDS = {"bad": ["awful", "boring", "dull"], "good": ["great", "fine", "lovely"], "so-so": ["usual", "plain", "mixed"]}
 
@@ -129,12 +127,8 @@ def test_the_same_command_gives_the_same_numbers(tmp_path, sample):
     (["--C", "x"], "--C"),
     (["--l1", "1"], "--l1"),
 ])  # fmt: skip
-def test_mistakes_get_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch, argv, says):
-    monkeypatch.chdir(tmp_path)
-    assert run(*argv) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
-    assert not list(tmp_path.iterdir())
+def test_mistakes_get_one_line_and_leave_nothing(refuses, argv, says):
+    refuses(run, argv, says)
 
 
 def test_runs_without_torch_from_any_folder(tmp_path):

@@ -130,6 +130,7 @@ def test_lower_precision_and_compile_train_to_the_same_loss(tmp_path, precision,
         pytest.skip("torch.compile on a CPU needs a C++ compiler")
     reference = [row["loss"] for row in train_and_log(tmp_path / "fp32", FP32)]
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     losses = [row["loss"] for row in train_and_log(tmp_path / "other", hardware)]
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert 1 <= graphs <= 3 if compile else graphs == 0  # lengths differ from batch to batch; a graph for each would be many

@@ -20,7 +20,7 @@ import torch
 
 from gptft.data.batching import TrainBatches
 from gptft.data.sources import label_field, load_splits, read_records, text_field
-from gptft.data.tokens import IGNORED, TokenStore
+from gptft.data.tokens import IGNORED
 from gptft.errors import DataError
 
 
