@@ -88,7 +88,7 @@ class Run:
         write_atomic(self.state_file, write)
 
     def load_state(self):
-        """The dict of the last `save_state`; metrics.jsonl is cut back to where it stood then.
+        """The dict of the last `save_state`; once it is taken over, `cut_log` belongs to it.
 
         A damaged or missing state.pt is replaced by the one before, and a line says so.
         Raises CheckpointError if no whole one is left.
@@ -101,10 +101,13 @@ class Run:
             state = _read_state(self.previous_file)
             os.replace(self.previous_file, self.state_file)
             print(f"{str(error).split('; ')[0]}; going on from the one saved before it", flush=True)
+        return state
+
+    def cut_log(self, state):
+        """Cut metrics.jsonl back to where it stood when this state was saved."""
         log = self.folder / "metrics.jsonl"
         if log.exists() and log.stat().st_size > state["metrics_bytes"]:
             os.truncate(log, state["metrics_bytes"])
-        return state
 
     def write_predictions(self, rows, examples=()):
         """Write predictions.jsonl, one dict a line, and examples.jsonl: the few rows a report shows, with their texts."""

@@ -247,6 +247,8 @@ class _Trainer:
             self.best_score = state["best_score"] and tuple(state["best_score"])
             before, now = state["surroundings"], self._surroundings()
             other = [f"{name} {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
+            if distributed.is_main():
+                self.run.cut_log(state)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the saved state is of another model or version ({type(error).__name__}), "
                                   f"{self.run.state_file}; start again with --overwrite") from error  # fmt: skip

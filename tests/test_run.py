@@ -66,7 +66,7 @@ def test_loading_the_log_back_to_the_saved_position(tmp_path):
     run.log({"step": 1})
     run.save_state({"step": 1})
     run.log({"step": 2})
-    assert run.load_state()["step"] == 1
+    run.cut_log(run.load_state())
     assert (run.folder / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 1}\n'
 
 

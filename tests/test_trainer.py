@@ -260,8 +260,11 @@ def test_state_of_another_model_or_version_is_one_clear_error(tmp_path):
     state = run.load_state()
     for wrong in ({"step": 1}, state | {"model": {"x": torch.zeros(2)}}, state | {"generators": 3}, state | {"optimizer": {}}):
         run.save_state(wrong)
+        run.log({"step": 3})  # of a step after the save, and all that tells of it
+        log = (run.folder / "metrics.jsonl").read_bytes()
         with pytest.raises(CheckpointError, match="of another model or version.*state.pt; start again with --overwrite"):
             train(tmp_path / "run", max_steps=2, resume=True)
+        assert (run.folder / "metrics.jsonl").read_bytes() == log  # nothing is cut for a state that isn't taken over
 
 
 def test_other_threads_are_noted_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
