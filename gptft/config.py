@@ -9,10 +9,12 @@ Left out: configuration files. A run's `run.json` holds the exact command, which
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gptft.errors import UserError
 
 ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # Hugging Face's, OpenAI's
+BUNDLED = Path(__file__).parent / "assets" / "mini"  # the weights that come with this package
 LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # the matrices of a block
 
 
@@ -54,7 +56,7 @@ class GPT2Config:
             "355M": dict(n_layer=24, n_head=16, n_embd=1024),
             "774M": dict(n_layer=36, n_head=20, n_embd=1280),
             "1558M": dict(n_layer=48, n_head=25, n_embd=1600),
-            "mini": dict(n_layer=6, n_head=6, n_embd=192, n_positions=512),
+            "mini": dict(n_layer=6, n_head=3, n_embd=192, n_positions=512),
         }
         name = ALIASES.get(name, name)
         if name not in shapes:
@@ -72,8 +74,7 @@ def option(default, text, kind=None, low=None, high=None, choices=None):
 class ModelOptions:
     """Which model a script starts from."""
 
-    model: str = option(None, "pretrained weights: 124M, 355M, 774M or 1558M (in checkpoints/NAME), or a folder; "
-                        "default: a small GPT-2 from scratch", str)  # fmt: skip
+    model: str = option("mini", "pretrained weights: mini (bundled), 124M, 355M, 774M or 1558M (in checkpoints/NAME), or a folder")
     from_scratch: bool = option(False, "keep the shape of --model, with random weights")
     n_layer: int = option(None, "blocks, for a shape of your own (from scratch)", int, 1, 1000)
     n_head: int = option(None, "attention heads, likewise", int, 1, 1000)
@@ -83,7 +84,14 @@ class ModelOptions:
     @property
     def pretrained(self):
         """Whether these flags ask for learned weights."""
-        return bool(self.model) and not self.from_scratch and not self.shape()
+        return not self.from_scratch and not self.shape()
+
+    def recipe(self, mini, pretrained, from_scratch, rate_factor=1):
+        """Which of three sets of defaults fits this model -> dict. rate_factor, that of TrainableOptions, is for learned weights."""
+        if not self.pretrained:
+            return from_scratch
+        recipe = mini if self.model == "mini" else pretrained
+        return recipe | {"learning_rate": recipe["learning_rate"] * rate_factor}
 
     def shape(self):
         """The flags that change the shape -> dict for `dataclasses.replace(GPT2Config, ...)`."""
@@ -93,10 +101,10 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class TrainableOptions:
-    """Which of the model's weights are trained. The rate for adapters is that of Hu et al. 2021, table 11."""
+    """Which of the model's weights are trained. The rate for adapters is that of Hu et al. 2021, table 11, beside GPT-2's."""
 
-    train: str = option("full", "all weights; low-rank adapters and a classifier's head (default rate, if pretrained: 2e-4); the last "
-                        "block, final norm and head (1e-4); or the head (1e-3)",
+    train: str = option("full", "all weights; low-rank adapters and a classifier's head (default rate: 4 times that of full); the last "
+                        "block, final norm and head (2 times); or the head (20 times)",
                         choices=("full", "lora", "last-block", "head"))  # fmt: skip
     lora_rank: int = option(None, "rank of the adapters; default: 8", int, 1, 10_000)
     lora_alpha: float = option(None, "their scale, times the rank; default: twice the rank", float, 0.0, 1e6)
@@ -108,10 +116,10 @@ class TrainableOptions:
             if getattr(self, name) is not None and self.train != "lora":
                 raise UserError(f"--{name.replace('_', '-')} goes with --train lora, but --train is {self.train}; leave out either")
 
-    def recipe(self):
-        """What a pretrained model's default options become -> dict."""
-        rates = {"lora": 2e-4, "last-block": 1e-4, "head": 1e-3}
-        return {"learning_rate": rates[self.train]} if self.train in rates else {}
+    @property
+    def rate_factor(self):
+        """What the default learning rate of a pretrained model is multiplied by."""
+        return {"full": 1, "lora": 4, "last-block": 2, "head": 20}[self.train]
 
 
 @dataclass(frozen=True)
@@ -150,11 +158,6 @@ class TrainOptions:
     beta2: float = 0.999
     clip: float = 1.0  # largest norm of the gradient
     log_every: int = 10  # steps
-
-    @property
-    def rows_at_once(self):
-        """The most examples that one process takes in a pass."""
-        return self.micro_batch_size or self.batch_size
 
     def describe(self):
         """The options that shape the result, on one line."""
@@ -205,6 +208,11 @@ def settle_length(options, asked, n_positions):
     if asked is not None and asked > n_positions:
         raise UserError(f"--max-length {asked} is above the model's n_positions, {n_positions}; lower it")
     return dataclasses.replace(options, max_length=min(options.max_length, n_positions))
+
+
+def describe_recipes(**recipes):
+    """Sets of defaults by the kind of model, for --help."""
+    return "defaults by the model" + "".join(f"\n  {name.replace('_', ' ')}: {as_flags(recipe)}" for name, recipe in recipes.items())
 
 
 def as_flags(values):

@@ -37,6 +37,11 @@ def setup(device):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
+def rows_at_once(options):
+    """The most examples that one process takes in a pass of training. `options`: TrainOptions."""
+    return options.micro_batch_size or -(-options.batch_size // world_size())
+
+
 def cleanup():
     """Leave the process group, if there is one."""
     if dist.is_initialized():

@@ -21,9 +21,8 @@ from gptft.language import token_losses
 from gptft.tasks import load_tasks, passes, task_results
 from gptft.text_metrics import Response, text_metrics
 
-EVAL_BATCH = 32  # rows of a pass that computes losses, at most
+EVAL_BATCH = 32  # rows of a pass, or prompts answered at the same time, at most
 EVAL_TOKENS = 2048  # of such a pass over a stream
-WRITE_BATCH = 32  # prompts answered at the same time
 RESPONSE_TOKENS = 200  # longest response to a test prompt
 TASK_TOKENS = 64  # longest response to a task; the right ones are short
 
@@ -65,7 +64,7 @@ def stream_metrics(model, windows, loss, hardware, n_documents, n_bytes):
     return metrics if windows.numbers is not None else metrics | {"bits_per_byte": total / math.log(2) / n_bytes}
 
 
-def respond(model, prompts, tokenizer, max_new_tokens):
+def respond(model, prompts, tokenizer, max_new_tokens, at_once=EVAL_BATCH):
     """Greedy answers to prompts (lists of ids) -> list[Response]. Where less room is left in the context, it limits them."""
     mine = range(distributed.rank(), len(prompts), distributed.world_size())
     room = {i: model.config.n_positions - len(prompts[i]) for i in mine}
@@ -75,7 +74,7 @@ def respond(model, prompts, tokenizer, max_new_tokens):
     found = []
     for limit, group in groups.items():
         wanted = [prompts[i] for i in group]
-        written = generate(model, wanted, limit, 0, eos_id=tokenizer.eot, batch_size=WRITE_BATCH) if limit > 0 else [[]] * len(group)
+        written = generate(model, wanted, limit, 0, eos_id=tokenizer.eot, batch_size=min(at_once, EVAL_BATCH)) if limit > 0 else [[]] * len(group)
         found += zip(group, written)
     responses = []
     for _, ids in sorted(distributed.gather(found)):
@@ -85,7 +84,7 @@ def respond(model, prompts, tokenizer, max_new_tokens):
     return responses
 
 
-def forced_choices(model, tasks, tokenizer, hardware):
+def forced_choices(model, tasks, tokenizer, hardware, at_once=EVAL_BATCH):
     """Is the right response of each task more probable than the three wrong ones? -> (N,) bool. As response_losses.
 
     A response's probability is that of all its tokens and of ending there; if the best are equal, that is no.
@@ -93,29 +92,29 @@ def forced_choices(model, tasks, tokenizer, hardware):
     examples = [Example(0, task.instruction, task.input, choice) for task in tasks for choice in task.choices]
     dataset = InstructionDataset(examples, tokenizer, model.template, model.config.n_positions)
     losses = np.full(len(examples), np.inf)  # what doesn't fit into the context is improbable
-    losses[dataset.rows], _ = response_losses(model, dataset, tokenizer.eot, hardware)
+    losses[dataset.rows], _ = response_losses(model, dataset, tokenizer.eot, hardware, at_once)
     losses = losses.reshape(len(tasks), -1)
     return losses[:, 0] < losses[:, 1:].min(1)
 
 
-def evaluate_instructions(model, datasets, tokenizer, hardware, n_prompts):
+def evaluate_instructions(model, datasets, tokenizer, hardware, n_prompts, at_once=EVAL_BATCH):
     """All that is reported of a model -> ({split: metrics} and "tasks", rows of predictions.jsonl).
 
     Args: `model` has a template; `datasets` are InstructionDatasets by split, with loss="response"; at most `n_prompts`
-    of the test prompts, evenly spaced, are answered.
+    of the test prompts, evenly spaced, are answered. at_once: how many rows a pass may take.
     """
     template, test, tasks = TEMPLATES[model.template], datasets["test"], load_tasks()
     with evaluating(model, hardware):
-        results = {split: loss_metrics(model, dataset, tokenizer.eot, hardware) for split, dataset in datasets.items()}
-        chosen = forced_choices(model, tasks, tokenizer, hardware)
+        results = {split: loss_metrics(model, dataset, tokenizer.eot, hardware, at_once) for split, dataset in datasets.items()}
+        chosen = forced_choices(model, tasks, tokenizer, hardware, at_once)
 
     examples = [test.examples[i] for i in np.linspace(0, len(test) - 1, min(len(test), n_prompts)).astype(int)]
     prompts = [template.encode(tokenizer, example.instruction, example.input) for example in examples]
-    responses = respond(model, prompts, tokenizer, RESPONSE_TOKENS)
+    responses = respond(model, prompts, tokenizer, RESPONSE_TOKENS, at_once)
     results["test"] |= text_metrics(responses, [example.output for example in examples], template.markers)
 
     prompts = [template.encode(tokenizer, task.instruction, task.input) for task in tasks]
-    passed = [passes(task, response.text) for task, response in zip(tasks, respond(model, prompts, tokenizer, TASK_TOKENS))]
+    passed = [passes(task, response.text) for task, response in zip(tasks, respond(model, prompts, tokenizer, TASK_TOKENS, at_once))]
     results["tasks"] = {"written": task_results(tasks, passed), "forced_choice": task_results(tasks, chosen.tolist())}
     predictions = [
         {"id": example.id, "prompt": template.text(example.instruction, example.input), "response": response.text, "ended": response.ended}

@@ -1,8 +1,8 @@
 """What a training script starts from: `--model`, `--from-scratch` and the shape flags -> a model.
 
 A name stands for one folder (checkpoints/124M, or the package's own assets/mini); a folder that is named but absent is
-an error that says how to get it. Random weights come only when asked for, or as the default, which says so. `--train`
-then says which of the weights are trained.
+an error that says how to get it. Random weights come only when asked for, by `--from-scratch` or a shape. `--train` then
+says which of the weights are trained.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import nn
 
 from gptft.classifier import GPT2Classifier
-from gptft.config import ALIASES, LORA_TARGETS, GPT2Config
+from gptft.config import ALIASES, BUNDLED, LORA_TARGETS, GPT2Config
 from gptft.data.alpaca import TEMPLATES
 from gptft.errors import UserError
 from gptft.language import add_special_tokens
@@ -20,9 +20,6 @@ from gptft.lora import add_adapters
 from gptft.model import GPT2
 from gptft.pretrained import load_model, read_config
 from gptft.tokenizer import Tokenizer
-
-DEFAULT = "mini"
-BUNDLED = Path(__file__).parent / "assets" / "mini"
 
 
 class Initial(NamedTuple):
@@ -37,11 +34,11 @@ def initial_model(options, dropout):
 
     Raises UserError for an unknown name, an absent folder or flags that exclude each other.
     """
-    name, shape = options.model or DEFAULT, options.shape()
+    name, shape = options.model, options.shape()
     if options.pretrained:
         folder = model_folder(name)
         return Initial(load_model(folder, dropout=dropout), f"{name}, pretrained weights from {folder}")
-    if shape and Path(name).is_dir():
+    if shape and _is_folder(name):
         raise UserError(f"--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, but --model {name} has "
                         "one; leave out either")  # fmt: skip
     config = _named_config(name)
@@ -57,8 +54,8 @@ def initial_model(options, dropout):
 def initial_classifier(options, dropout, classes, pooling=None):
     """As `initial_model`, with a head for `classes` (list[str]).
 
-    `pooling` None is what the model was trained with; for a language model "last", and "mean" from scratch, where no
-    token has learned yet to sum up the text. A classifier of the same classes and pooling keeps its head.
+    `pooling` None is what the model was trained with; for a language model "last", but "mean" for mini and from scratch,
+    where no token has learned to sum up a text. A classifier of the same classes and pooling keeps its head.
     """
     model, name = initial_model(options, dropout)
     if isinstance(model, GPT2Classifier):
@@ -66,7 +63,7 @@ def initial_classifier(options, dropout, classes, pooling=None):
         if (model.class_names, model.pooling) == (classes, pooling):
             return Initial(model, name)
         model, name = model.transformer, f"{name}, with a new head"
-    pooling = pooling or ("last" if options.pretrained else "mean")
+    pooling = pooling or ("last" if options.pretrained and options.model != "mini" else "mean")
     _check_vocabulary(model, options)
     return Initial(GPT2Classifier.on(model, len(classes), pooling, classes), name)
 
@@ -118,7 +115,7 @@ def choose_trainable(model, options, start):
 def _add_adapters(model, options, start):
     """Adapters as the flags say, in place -> what they are, for people."""
     if not start.pretrained:
-        raise UserError("--train lora adapts learned weights, but these are random; name a --model, or leave out --train")
+        raise UserError("--train lora adapts learned weights, but these are random; leave out --from-scratch and the shape, or --train")
     folder, rank, targets = model_folder(start.model), options.lora_rank or 8, options.lora_targets or ",".join(LORA_TARGETS)
     alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
     dropout = model.config.dropout if options.lora_dropout is None else options.lora_dropout
@@ -137,11 +134,11 @@ def model_folder(name):
     elif name == "mini":
         folder = BUNDLED
         if not folder.is_dir():
-            raise UserError(f"no bundled weights, {folder}; leave out --model, or add --from-scratch")
+            raise UserError(f"the bundled weights are gone, {folder}; restore the folder from the repository")
     else:
         folder = Path(name)
         if not folder.is_dir():
-            raise UserError(f"no such model, {name}; use 124M, 355M, 774M, 1558M or the path of a folder")
+            raise UserError(f"no such model, {name}; use mini, 124M, 355M, 774M, 1558M or the path of a folder")
     return folder
 
 
@@ -151,8 +148,13 @@ def _check_vocabulary(model, options):
                         f"{Tokenizer.VOCAB_SIZE}, --model {options.model}; use a model trained with GPT-2's tokens")  # fmt: skip
 
 
+def _is_folder(name):
+    """Whether a name is a folder's; those of models are theirs, even where a folder is called so."""
+    return name not in ("mini", *ALIASES, *ALIASES.values()) and Path(name).is_dir()
+
+
 def _named_config(name):
-    if Path(name).is_dir():
+    if _is_folder(name):
         return read_config(Path(name))
     try:
         return GPT2Config.named(name)

@@ -2,7 +2,8 @@
 
 Compared with a reference: ROUGE-L, the share of words two texts have in common in the same order. By themselves: did
 the response end, is it free of the prompt's wording and of endless repetition, how varied are its words. Compared with
-what was trained on: how long a passage was learned by heart. None of these knows what is true; they catch a model that rambles, parrots or loops. (Whether it does what it was told: see tasks.py.)
+what was trained on: how long a passage was learned by heart. None of these knows what is true; they catch a model that
+rambles, parrots or loops. (Whether it does what it was told: see tasks.py.)
 
 Words are lower-cased runs of [a-z0-9]; no stemming. Ratios are of sums over all responses, divided once.
 Source: Lin 2004 (ROUGE-L; F with equal weight of precision and recall, as in Google's rouge_score); Li et al. 2016
@@ -73,12 +74,11 @@ def ends_in_loop(ids):
 def longest_copy(ids, stream):
     """The longest passage of a text that stands word for word in a stream, both token ids -> where it begins, its length.
 
-    stream: (N,) uint16. Of several that are equally long, the first; (0, 0) if no token of the text occurs.
+    stream: the bytes of its ids as uint16. Of several that are equally long, the first; (0, 0) if no token of the text occurs.
     """
-    text, whole = np.asarray(ids, dtype=np.uint16).tobytes(), np.asarray(stream, dtype=np.uint16).tobytes()
-    begin = longest = 0
+    text, begin, longest = np.asarray(ids, dtype=np.uint16).tobytes(), 0, 0
     for i in range(len(ids)):
-        while i + longest < len(ids) and _stands_in(text[2 * i : 2 * (i + longest + 1)], whole):
+        while i + longest < len(ids) and _stands_in(text[2 * i : 2 * (i + longest + 1)], stream):
             begin, longest = i, longest + 1
     return begin, longest
 

@@ -95,7 +95,7 @@ def _advice(trainer):
             raise
         go_on = "continue with --resume and" if trainer.run.resumable() else "start again with"
         raise OutOfMemory(f"out of memory at step {trainer.step + 1}, {trainer.run.folder}; {go_on} a smaller --micro-batch-size "
-                          f"(now {trainer.options.rows_at_once}) or --checkpoint-activations; or, in "
+                          f"(now {distributed.rows_at_once(trainer.options)}) or --checkpoint-activations; or, in "
                           "a new run, a smaller --max-length, or --precision bf16") from error  # fmt: skip
 
 

@@ -84,8 +84,8 @@ class Options:
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "of products; of weights in generate", choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = option("auto", "torch.compile, in training", choices=("auto", "on", "off"))
-    train: str = option("full", "weights that train-step trains; with lora, gptft alone", choices=("full", "lora"))
-    checkpoint_activations: bool = option(False, "in train-step: gptft recomputes blocks in the backward pass")
+    train: str = option("full", "weights that train-step trains; with lora no peer takes part", choices=("full", "lora"))
+    checkpoint_activations: bool = option(False, "in train-step: recompute blocks in the backward pass, without peers")
     nanogpt: str = option(None, "a folder with nanoGPT's model.py", str)
     no_peers: bool = option(False, "measure gptft alone")
     json: str = option(None, "also write the figures to this file", str)
@@ -277,15 +277,16 @@ def races(part, options, flops, memory, precision):
     """The races of a part: title, contenders with ours first, work of a turn by unit, and what the machine allows of the
     first unit. flops, memory: the roofline, in flop/s and bytes/s."""
     config, shape = options.config(), f"{options.model}, {precision}"
-    has = [peer for peer in PEERS if not options.no_peers and options.train == "full" and importlib.util.find_spec(peer)]
+    plain = options.train == "full" and not options.checkpoint_activations  # what peers do, too
+    has = [peer for peer in PEERS if not options.no_peers and plain and importlib.util.find_spec(peer)]
     peers = [peer for peer in has if peer == "transformers"]
     if part == "train-step":
         B, T = options.batch_size or 4, options.length or 256
         for task in ("classifier", "lm") if options.task == "both" else (options.task,):
             names = ["gptft", *peers, *(f"{peer}, best" for peer in peers)]
-            names += ["nanoGPT"] if options.nanogpt and task == "lm" else []
+            names += ["nanoGPT"] if options.nanogpt and task == "lm" and plain else []
             contenders = {name: (train_step, options, name, task, B, T) for name in names}
-            limit = flops / flops_per_token(config, T, task == "lm")
+            limit = flops / flops_per_token(config, T, task == "lm") if plain else None
             yield f"train-step, {task}, {shape}, {B} x {T}", contenders, {"tokens/s": B * T}, limit
     elif part == "epoch":
         B, length = options.batch_size or 8, options.length or 512

@@ -11,20 +11,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args, settle_length
+from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length
 from gptft.errors import Parser, UserError, command
 
+MINI = dict(epochs=6, batch_size=8, learning_rate=5e-4, weight_decay=0.1, dropout=0.1, max_length=512)
 PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
 FROM_SCRATCH = dict(epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2, max_length=512)
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss the final table shows beside val and test
 SHOWN = 10  # test prompts whose answers the report shows side by side
-REAL_RUN = """nothing named: the bundled examples and a small GPT-2 from scratch. The real run:
+REAL_RUN = """nothing named: the bundled examples and the small GPT-2 that is bundled, too. The real run:
   python -m data_prep.alpaca && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_alpaca.py --data data/alpaca --model 124M"""
 
 
 def parse(argv):
-    recipes = f"defaults by the model\n  pretrained: {as_flags(PRETRAINED)}\n  from scratch: {as_flags(FROM_SCRATCH)}"
+    recipes = describe_recipes(mini=MINI, other_pretrained=PRETRAINED, from_scratch=FROM_SCRATCH)
     parser = Parser(prog="scripts/finetune_alpaca.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, "
                         ".json or .csv file with fields instruction, input and output (default: sample)")  # fmt: skip
@@ -47,7 +48,7 @@ def parse(argv):
         raise UserError("--evaluate-only trains nothing; leave out --resume and --overwrite")
     model_options, trainable, options = (from_args(cls, args) for cls in (ModelOptions, TrainableOptions, TrainOptions))
     options = dataclasses.replace(options, schedule="cosine")
-    recipe = PRETRAINED | trainable.recipe() if model_options.pretrained else FROM_SCRATCH
+    recipe = model_options.recipe(MINI, PRETRAINED, FROM_SCRATCH, trainable.rate_factor)
     return args, model_options, trainable, fill(options, **recipe)
 
 
@@ -114,7 +115,7 @@ def main(argv):
     reported = instructions.splits | {"train": instructions.splits["train"][:: -(-len(train) // TRAIN_ROWS)]}
     datasets = {split: InstructionDataset(examples, tokenizer, template, options.max_length) for split, examples in reported.items()}
     batches = TrainBatches(train, lm_batch, tokenizer.eot, options)
-    hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
+    hardware, at_once = choose_hardware(options.device, options.precision, options.compile, batches.n_steps), distributed.rows_at_once(options)
     model.checkpoint_activations = options.checkpoint_activations
     model.to(hardware.device)
     texts = ["\n".join((e.instruction, e.input, e.output)) for examples in instructions.splits.values() for e in examples]
@@ -123,7 +124,7 @@ def main(argv):
     if not args.evaluate_only:
         run = open_training_run("scripts/finetune_alpaca.py", argv, args, options, settled)
 
-    if args.data == "sample" and not args.model:
+    if args.data == "sample" and args.model == "mini" and model_options.pretrained:
         print(REAL_RUN)
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in instructions.splits.items())
     notes = [f"{split}: {d.note()}" for split, d in (datasets | {"train": train}).items() if d.note()]
@@ -134,7 +135,7 @@ def main(argv):
     if args.evaluate_only:
         training = {key: run.read_results().get(key) for key in ("seconds", "tokens_per_second", "best_step")}
     else:
-        fitted = fit(model, batches, language_loss, lambda model: loss_metrics(model, datasets["val"], tokenizer.eot, hardware, options.rows_at_once),
+        fitted = fit(model, batches, language_loss, lambda model: loss_metrics(model, datasets["val"], tokenizer.eot, hardware, at_once),
                      lambda val: (-val["loss"],), options, hardware, run)  # fmt: skip
         training = {"seconds": round(fitted.seconds, 1), "tokens_per_second": round(fitted.tokens / fitted.seconds),
                     "best_step": fitted.best_step}  # fmt: skip
@@ -142,7 +143,7 @@ def main(argv):
 
     def evaluate(which):
         model = load(which, template).model.to(hardware.device)
-        return evaluate_instructions(model, datasets, tokenizer, hardware, args.test_prompts)
+        return evaluate_instructions(model, datasets, tokenizer, hardware, args.test_prompts, at_once)
 
     print("writing answers to test prompts and tasks, with the tuned weights and with those before", flush=True)
     tuned, predictions = evaluate(trained)

@@ -9,32 +9,33 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, as_flags, fill, from_args, settle_length
+from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length
 from gptft.errors import Parser, command
 
+MINI = dict(epochs=6, batch_size=16, learning_rate=5e-4, weight_decay=0.1, dropout=0.35, max_length=256)
 PRETRAINED = dict(epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
 FROM_SCRATCH = dict(epochs=8, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.3, max_length=256)
 TRAIN_ROWS = 2000  # training rows, evenly spaced, whose accuracy the final table shows beside val and test
-REAL_RUN = """nothing named: the bundled reviews and a small GPT-2 from scratch. The real run:
+REAL_RUN = """nothing named: the bundled reviews and the small GPT-2 that is bundled, too. The real run:
   python -m data_prep.imdb && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_imdb.py --data data/imdb --model 124M"""
 
 
 def parse(argv):
-    recipes = f"defaults by the model\n  pretrained: {as_flags(PRETRAINED)}\n  from scratch: {as_flags(FROM_SCRATCH)}"
+    recipes = describe_recipes(mini=MINI, other_pretrained=PRETRAINED, from_scratch=FROM_SCRATCH)
     parser = Parser(prog="scripts/finetune_imdb.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, "
                         ".csv or .json file with fields text and label (default: sample)")  # fmt: skip
     parser.add_argument("--truncate", choices=("head", "tail", "head+tail"), default="head+tail",
                         help="what is kept of a text longer than --max-length (default: head+tail)")  # fmt: skip
     parser.add_argument("--pooling", choices=("last", "mean"), help="what the head reads: the last real token, or the "
-                        "mean of all (default: the classifier's own; else last, and mean from scratch)")  # fmt: skip
+                        "mean of all (default: the classifier's own; else last, but mean for mini and from scratch)")  # fmt: skip
     add_options(parser, ModelOptions)
     add_options(parser, TrainableOptions)
     add_options(parser, TrainOptions, out="runs/imdb")
     args = parser.parse_args(argv)
     model_options, trainable, options = (from_args(cls, args) for cls in (ModelOptions, TrainableOptions, TrainOptions))
-    recipe = PRETRAINED | trainable.recipe() if model_options.pretrained else FROM_SCRATCH
+    recipe = model_options.recipe(MINI, PRETRAINED, FROM_SCRATCH, trainable.rate_factor)
     return args, model_options, trainable, fill(options, **recipe)
 
 
@@ -99,14 +100,14 @@ def main(argv):
     settled = {"precision": hardware.precision, "pooling": model.pooling, "texts": fingerprint(texts, tokenizer)}
     run = open_training_run("scripts/finetune_imdb.py", argv, args, options, settled)
 
-    if args.data == "sample" and not args.model:
+    if args.data == "sample" and args.model == "mini" and model_options.pretrained:
         print(REAL_RUN)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
     print(*reviews.notes, f"data: {reviews.name}: {counts}", f"model: {description}", trained_part,
           f"computing on {hardware.why}", f"{options.describe()}, truncation {args.truncate}, pooling {model.pooling}", f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
 
     def evaluate(model, split="val", rows=None):
-        log_probs = log_probabilities(model, datasets[split], tokenizer.eot, hardware, rows, options.rows_at_once)
+        log_probs = log_probabilities(model, datasets[split], tokenizer.eot, hardware, rows, distributed.rows_at_once(options))
         labels = datasets[split].labels
         return classification_metrics(labels if rows is None else labels[rows], log_probs), log_probs
 

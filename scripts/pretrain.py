@@ -11,23 +11,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainOptions, add_options, as_flags, fill, from_args, settle_length
+from gptft.config import ModelOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length
 from gptft.errors import Parser, UserError, command
 
+MINI = dict(epochs=1, batch_size=8, learning_rate=5e-4, weight_decay=0.1, dropout=0.0, max_length=512)
 PRETRAINED = dict(epochs=1, batch_size=16, learning_rate=3e-4, weight_decay=0.1, dropout=0.1, max_length=512)
-FROM_SCRATCH = dict(epochs=3, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.0, max_length=256)
+FROM_SCRATCH = dict(epochs=3, batch_size=8, learning_rate=1.5e-3, weight_decay=0.1, dropout=0.0, max_length=256)
 PROMPT, NEW = 8, 60  # tokens of a sample that the trained model is given and, at most, writes
 EVAL_TOKENS = 100_000  # about so many of each split are evaluated, in whole documents, evenly spaced
 UNITS = "n: documents; tokens: those that were to be predicted, end-of-text included; loss: their mean, in nats"
 BITS = "bits_per_byte: loss x tokens / ln 2 / bytes of the documents in UTF-8"
-REAL_RUN = """nothing named: the bundled reviews and a small GPT-2 from scratch, about a minute. The real run:
+REAL_RUN = """nothing named: the bundled reviews and the small GPT-2 that is bundled, too. The real run, as that one was made:
   python -m data_prep.imdb
-  python scripts/pretrain.py --data data/imdb --head-tokens 8192 --epochs 1 --eval-every 500 --out runs/stage1
-  python scripts/pretrain.py --data data/imdb --model runs/stage1 --max-steps 500 --eval-every 100 --out runs/pretrain"""
+  python scripts/pretrain.py --data data/imdb --from-scratch --embedding counts --head-tokens 8192 --warmup 0.03 --epochs 2 --max-steps 15000 --eval-every 1500 --out runs/stage1
+  python scripts/pretrain.py --data data/imdb --model runs/stage1 --batch-size 8 --learning-rate 5e-4 --dropout 0 --max-steps 300 --eval-every 150 --out runs/pretrain"""
 
 
 def parse(argv):
-    recipes = f"defaults by the model\n  pretrained: {as_flags(PRETRAINED)}\n  from scratch: {as_flags(FROM_SCRATCH)}"
+    recipes = describe_recipes(mini=MINI, other_pretrained=PRETRAINED, from_scratch=FROM_SCRATCH)
     parser = Parser(prog="scripts/pretrain.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, a .jsonl, .csv "
                         "or .json file with field text, or a .txt file, documents between blank lines or lines of "
@@ -44,9 +45,9 @@ def parse(argv):
         raise UserError(f"--head-tokens must be at least 0, got {args.head_tokens}")
     model_options, options = from_args(ModelOptions, args), from_args(TrainOptions, args)
     if args.embedding == "counts" and model_options.pretrained:
-        raise UserError(f"--embedding counts is for a model from scratch, but --model {args.model} is pretrained; leave out either")
+        raise UserError(f"--embedding counts is for a model from scratch, but {args.model} is pretrained; add --from-scratch, or leave it out")
     options = dataclasses.replace(options, beta2=0.99)
-    return args, model_options, fill(options, **(PRETRAINED if model_options.pretrained else FROM_SCRATCH))
+    return args, model_options, fill(options, **model_options.recipe(MINI, PRETRAINED, FROM_SCRATCH))
 
 
 def write_samples(model, store, stream, tokenizer, seed):
@@ -58,10 +59,11 @@ def write_samples(model, store, stream, tokenizer, seed):
     from gptft.text_metrics import longest_copy
 
     prompts = [[tokenizer.eot, *map(int, store[row][: PROMPT - 1])] for row in range(min(2, len(store)))]
+    trained_on = stream.tobytes()
     new = min(NEW, model.config.n_positions - PROMPT)
     written = generate(model, prompts, new, temperature=0.8, top_p=0.95, eos_id=tokenizer.eot, seed=seed)
     rows = [{"id": id, "prompt": tokenizer.decode(prompt[1:]), "response": tokenizer.decode(ids),
-             "ended": ids[-1] == tokenizer.eot, "copied": longest_copy(ids, stream)[1]}
+             "ended": ids[-1] == tokenizer.eot, "copied": longest_copy(ids, trained_on)[1]}
             for id, (prompt, ids) in enumerate(zip(prompts, written))]  # fmt: skip
     for row in rows:
         print(f"\n{row['prompt']} ... {row['response']}\n(longest passage that was trained on: {row['copied']} tokens)")
@@ -75,7 +77,7 @@ def main(argv):
     import torch
 
     from gptft import distributed
-    from gptft.cooccurrence import embed_by_counts
+    from gptft.cooccurrence import context_tokens, embed_by_counts
     from gptft.data.documents import WindowBatches, Windows, frequent_tokens, load_documents, some_documents
     from gptft.data.tokens import TokenStore, cache_stem, fingerprint
     from gptft.evaluate import stream_metrics
@@ -99,8 +101,7 @@ def main(argv):
         stores = {split: TokenStore.build(texts, tokenizer, cache_stem(args.data, f"documents_{split}"), tokenizer.eot)
                   for split, texts in documents.splits.items()}  # fmt: skip
     stream = stores["train"].ids
-    if args.embedding == "counts" and not options.resume:
-        embed_by_counts(model, stream)
+    contexts = context_tokens(stream, model.config) if args.embedding == "counts" else None
     vocabulary = frequent_tokens(stream, args.head_tokens) if args.head_tokens else None
     batches = WindowBatches(Windows(stream, options.max_length, vocabulary), options)
     hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
@@ -110,7 +111,7 @@ def main(argv):
     settled = {"precision": hardware.precision, "texts": fingerprint(sum(documents.splits.values(), []), tokenizer)}
     run = open_training_run("scripts/pretrain.py", argv, args, options, settled)
 
-    if args.data == "sample" and not args.model:
+    if args.data == "sample" and args.model == "mini" and model_options.pretrained:
         print(REAL_RUN)
     counts = ", ".join(f"{len(texts):,} {split}" for split, texts in documents.splits.items())
     learned = "all tokens" if vocabulary is None else f"the {len(vocabulary):,} most frequent tokens alone, which all losses count alone"
@@ -119,6 +120,8 @@ def main(argv):
           f"learned: {learned}; attention: within {'a document' if args.document_mask else 'a window'}", f"computing on {hardware.why}",
           options.describe(), f"run folder: {run.folder}", sep="\n", flush=True)  # fmt: skip
 
+    if contexts is not None and distributed.is_main() and not options.resume:  # the others get its weights when they wrap the model
+        embed_by_counts(model, stream, contexts)
     loss = partial(stream_loss, begin_id=tokenizer.eot if args.document_mask else None,
                    vocabulary=None if vocabulary is None else torch.from_numpy(vocabulary).to(hardware.device))  # fmt: skip
     samples = {split: some_documents(documents.splits[split], store, EVAL_TOKENS) for split, store in stores.items()}

@@ -52,8 +52,9 @@ def main(argv):
     from gptft.run import open_run
     from gptft.tables import classification_table
 
+    reading = time.perf_counter()
     reviews = load_reviews(args.data, args.seed)
-    reading = round(time.perf_counter() - begun, 2)
+    reading = round(time.perf_counter() - reading, 2)
     run = open_run(args.out, ["python", "scripts/train_logreg.py", *argv], vars(args), overwrite=args.overwrite)
     if args.data == "sample":
         print(REAL_RUN)

@@ -105,7 +105,7 @@ def script(module, *argv):
     def scene(folder):
         evaluate.TASK_TOKENS, evaluate.RESPONSE_TOKENS, evaluate.load_tasks = 4, 8, lambda: load_tasks()[::50]
         pretrain.EVAL_TOKENS, pretrain.NEW = 1000, 4
-        out = folder / f"{module.__name__}-{os.environ['WORLD_SIZE']}"
+        out = folder / f"{module.__name__.removeprefix('scripts.')}-{os.environ['WORLD_SIZE']}"
         tiny = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 128 --precision fp32 --dropout 0 --learning-rate 0.003"
         return {"code": module.main([*tiny.split(), *argv, "--out", str(out)])}
 

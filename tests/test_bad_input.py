@@ -138,10 +138,11 @@ def stock(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch, tmp_path):
+def surroundings(monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(imdb, "COUNTS", COUNTS)
-    monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
+    if "no model anywhere" in request.node.name:
+        monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
 
 
@@ -435,7 +436,7 @@ GENERATE = {
     "top-p and top-k of 0": ("--top-p 0 --top-k 0", "--top-k must be at least 1, got 0; --top-p must be"),
     "no new tokens": ("--max-new-tokens 0", "--max-new-tokens must be at least 1"),
     "endless samples": (f"{ASK} --num-samples 1000000000000", "--num-samples must be", {"m": LM}),
-    "no model anywhere": ("--prompt a", "no language model"),
+    "no model anywhere": ("--prompt a", "the bundled weights are gone"),
     "model unknown": ("--model m --prompt a", "no such model, m;"),
     "a classifier": (f"{ASK} --prompt a", "a classifier writes no text, m;", {"m": CLASSIFIER}),
     "vocabulary of another size": (f"{ASK} --prompt a", "the model's vocabulary, 100, is smaller than GPT-2's, m;", {"m": SMALL}),

@@ -77,8 +77,9 @@ def test_a_run_begins_with_its_longest_row_and_so_does_an_evaluation(dataset):
     lengths = np.random.default_rng(0).integers(1, 500, size=1000)
     first, second = (epoch_batches(lengths, 16, seed=0, epoch=epoch) for epoch in (0, 1))
     assert lengths[first[0]].max() == lengths.max()
-    assert sorted(np.concatenate(first)) == list(range(1000))
-    assert lengths[second[0]].max() < lengths.max()  # the order of all others stays as drawn
+    assert sorted(np.concatenate(first)) == list(range(1000)) and len(first[0]) == 16
+    assert lengths[second[0]].max() < lengths.max()
+    assert len(epoch_batches(np.full(10, 99), 4, seed=0, epoch=0)[0]) == 4  # not the short one, which needs less
     first_pass = next(eval_batches(dataset, classifier_batch, 0, 4))
     assert first_pass.lengths.max() == dataset.lengths.max()
 

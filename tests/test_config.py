@@ -1,9 +1,14 @@
 """Shapes by name, ranges, and the command line that is built from the dataclasses."""
 
+import dataclasses
+
 import pytest
 
-from gptft.config import GPT2Config, ModelOptions, TrainOptions, add_options, fill, from_args
+from gptft.config import (
+    BUNDLED, GPT2Config, ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args,
+)  # fmt: skip
 from gptft.errors import Parser, UserError
+from gptft.pretrained import read_config
 
 
 def parse(cls, *argv, **defaults):
@@ -51,6 +56,22 @@ def test_values_out_of_range_are_reported_together():
 
 
 def test_what_counts_as_pretrained():
-    assert parse(ModelOptions, "--model", "124M").pretrained
-    for argv in ([], ["--model", "124M", "--from-scratch"], ["--n-layer", "2"]):
+    for argv in ([], ["--model", "124M"]):
+        assert parse(ModelOptions, *argv).pretrained
+    for argv in (["--from-scratch"], ["--model", "124M", "--from-scratch"], ["--n-layer", "2"]):
         assert not parse(ModelOptions, *argv).pretrained
+
+
+def test_defaults_follow_the_model():
+    recipes = dict(learning_rate=0.002), dict(learning_rate=1e-4), dict(learning_rate=0.01)
+    for argv, expected in (([], 0.002), (["--model", "124M"], 1e-4), (["--n-layer", "1"], 0.01), (["--model", "124M", "--from-scratch"], 0.01)):
+        assert parse(ModelOptions, *argv).recipe(*recipes)["learning_rate"] == expected
+    # Fewer weights are trained at a higher rate, but random ones as ever.
+    lora = TrainableOptions("lora").rate_factor
+    assert parse(ModelOptions).recipe(*recipes, lora)["learning_rate"] == 0.008
+    assert parse(ModelOptions, "--from-scratch").recipe(*recipes, lora)["learning_rate"] == 0.01
+    assert "\n  other models: --epochs 3 --dropout 0.1" in describe_recipes(mini={}, other_models=dict(epochs=3, dropout=0.1))
+
+
+def test_the_bundled_model_has_the_shape_of_its_name():
+    assert dataclasses.replace(read_config(BUNDLED), dropout=0.1, attention_dropout=None) == GPT2Config.named("mini")

@@ -90,6 +90,21 @@ def test_prompts_with_little_room(learned, tokenizer):
     assert responses == alone and len(respond(learned, prompts, tokenizer, 3)[2].ids) <= 3
 
 
+def test_no_pass_takes_more_rows_than_it_may(tokenizer, monkeypatch):
+    """What fits in training must not run out of memory in the evaluation after it."""
+    model, sizes = tiny(), []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    hidden_states = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids, *args, **more: sizes.append(len(ids)) or hidden_states(ids, *args, **more))
+    monkeypatch.setattr(evaluate, "load_tasks", lambda: TASKS[:2])
+    monkeypatch.setattr(evaluate, "RESPONSE_TOKENS", 2)
+    monkeypatch.setattr(evaluate, "TASK_TOKENS", 2)
+    model.template = "short"
+    datasets = {split: sample(tokenizer, 5) for split in ("val", "test")}
+    evaluate_instructions(model, datasets, tokenizer, CPU, 5, at_once=2)
+    assert set(sizes) == {1, 2}
+
+
 def sample(tokenizer, n, max_length=64):
     return InstructionDataset(load_instructions().splits["test"][:n], tokenizer, "short", max_length)
 

@@ -49,11 +49,20 @@ def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, c
     printed = capsys.readouterr().out
     assert "python scripts/finetune_imdb.py --data data/imdb --model 124M" in printed.split("step ")[0]
     assert "480 train, 120 val, 200 test, 640 implied" in printed and "12,417,600 parameters" in printed
+    assert "mini, pretrained weights from" in printed and "pooling mean" in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["implied"]["n"] == 640
     # Both baselines stand beside it, and the paired test with each.
     assert all(f"{features}, implied" in printed and f"the network against {features}, 200 test rows of both" in printed
                for features in ("nbsvm", "unigram"))  # fmt: skip
+
+
+def test_defaults_and_flags_meet():
+    args, start, _, options = finetune_imdb.parse(["--pooling", "last", "--epochs", "2"])
+    assert (args.pooling, start.pretrained, options.epochs) == ("last", True, 2)
+    assert options.learning_rate == finetune_imdb.MINI["learning_rate"]
+    for argv, recipe in ((["--model", "124M"], finetune_imdb.PRETRAINED), (["--from-scratch"], finetune_imdb.FROM_SCRATCH)):
+        assert finetune_imdb.parse(argv)[3].dropout == recipe["dropout"]
 
 
 def test_trained_model_can_be_trained_on_and_evaluated_again(tmp_path, data, capsys):
@@ -108,7 +117,7 @@ def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
     (["--data", "data/imdb_absent/imdb"], "python -m data_prep.imdb"),
     (["--model", "124M"], "python -m data_prep.gpt2 --size 124M"),
     (["--model", "125M"], "125M"),
-    (["--model", "mini"], "leave out --model"),
+    ([], "the bundled weights are gone"),
     (["--max-length", "513"], "--max-length 513 is above the model's n_positions, 512"),
     (["--n-embd", "100", "--n-head", "3"], "multiple of n_head"),
     (["--batch-size", "0"], "--batch-size must be at least 1"),
@@ -119,5 +128,6 @@ def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
 ])  # fmt: skip
 def test_mistakes_get_one_line_and_leave_nothing(refuses, tmp_path, monkeypatch, argv, says):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
+    if not argv:
+        monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
     refuses(run, argv, says)

@@ -402,7 +402,7 @@ def test_the_model_is_found_in_order(saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "mini")
     said = run(capsys, "--prompt", "x", code=2)
-    assert said.err.startswith("error: no language model") and said.err.count("\n") == 1
+    assert said.err.startswith("error: the bundled weights are gone") and said.err.count("\n") == 1
     save_model(model, tmp_path / "mini")
     assert find_model() == (tmp_path / "mini", "bundled")
     tiny = GPT2Config(n_positions=8, n_embd=2, n_layer=1, n_head=1)

@@ -66,6 +66,16 @@ def test_loss_by_hand():
     assert language_loss(model, batch).item() == pytest.approx(sum(expected), abs=1e-4)
 
 
+def test_losses_do_not_depend_on_how_many_logits_are_held(monkeypatch):
+    model = tiny()
+    batch = batch_of(*((list(range(30)), [-100] + list(range(1, 30))) for _ in range(6)))
+    at_once = token_losses(model, batch)
+    monkeypatch.setattr("gptft.language.HEAD_POSITIONS", 64)
+    assert len(at_once) == batch.n == 174
+    torch.testing.assert_close(token_losses(model, batch), at_once)
+    assert len(token_losses(model, batch_of(([1, 2], [-100, -100])))) == 0
+
+
 def test_end_of_text_gets_gradient():
     """Masked with the padding that shares its id, end-of-text is never learned and generation never stops."""
     tokenizer, model = Tokenizer(), tiny(TINY)

@@ -453,7 +453,7 @@ def test_instructions_with_adapters(tmp_path, start, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--train", "lora"], "--train lora adapts learned weights"),
+    (["--train", "lora", "--from-scratch"], "--train lora adapts learned weights"),
     (["--train", "all"], "--train"),
     (["--lora-rank", "4"], "--lora-rank goes with --train lora"),
     (["--train", "head", "--lora-alpha", "4"], "--lora-alpha goes with --train lora, but --train is head"),

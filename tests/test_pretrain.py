@@ -176,8 +176,8 @@ def pretrain_val_texts(data):
     return load_documents(data, 0).splits["val"]
 
 
-def test_vectors_from_counts_start_ahead(tmp_path, data):
-    """A step of rate 0 shows where each begins; the weights of the blocks are the same."""
+def test_vectors_from_counts_are_all_that_differs_at_the_start(tmp_path, data):
+    """A step of rate 0 leaves the weights as they were."""
     starts = {}
     for embedding in ("random", "counts"):
         out = tmp_path / embedding
@@ -185,7 +185,8 @@ def test_vectors_from_counts_start_ahead(tmp_path, data):
         starts[embedding] = load_model(out)
     random, counts = (model.state_dict() for model in starts.values())
     assert {name for name in random if not torch.equal(random[name], counts[name])} == {"wte.weight"}
-    assert counts["wte.weight"].std() == pytest.approx(STD, rel=0.1)
+    often = Tokenizer().encode(" is the number and end near, as it of all numbers")
+    assert counts["wte.weight"][often].std() == pytest.approx(STD, rel=0.25) and random["wte.weight"][often].std() < 0.03
 
 
 def test_two_stages(tmp_path, data, capsys):
@@ -222,8 +223,9 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(tmp_path, data, monke
 
 
 def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, capsys):
-    assert run("--max-steps", 1, "--batch-size", 1, "--max-length", 8, "--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--out", tmp_path / "run") == 0
+    assert run("--max-steps", 1, "--batch-size", 1, "--max-length", 8, "--out", tmp_path / "run") == 0
     printed = capsys.readouterr().out
+    assert "mini, pretrained weights from" in printed
     assert "python scripts/pretrain.py --data data/imdb" in printed.split("step ")[0] and "480 train, 120 val, 200 test" in printed
 
 

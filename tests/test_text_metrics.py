@@ -90,14 +90,14 @@ def test_all_together():
 
 
 def test_longest_copy():
-    stream = np.array([5, 6, 7, 8, 9, 6, 7, 9, 5], dtype=np.uint16)
+    stream = np.array([5, 6, 7, 8, 9, 6, 7, 9, 5], dtype=np.uint16).tobytes()
     assert longest_copy([1, 6, 7, 9, 2, 7, 8], stream) == (1, 3)
     assert longest_copy([7, 8, 9, 6], stream) == (0, 4)  # whole
     assert longest_copy([1, 5, 1, 6], stream) == (1, 1)
     assert longest_copy([1, 2], stream) == longest_copy([], stream) == (0, 0)
     # 0x0201 0x0403 holds the bytes 01 02 03 04, among which 02 03, 0x0302, is no number of its own.
-    assert longest_copy([0x0302], np.array([0x0201, 0x0403], dtype=np.uint16)) == (0, 0)
-    assert longest_copy([0x0302], np.array([0x0201, 0x0403, 0x0302], dtype=np.uint16)) == (0, 1)
+    assert longest_copy([0x0302], np.array([0x0201, 0x0403], dtype=np.uint16).tobytes()) == (0, 0)
+    assert longest_copy([0x0302], np.array([0x0201, 0x0403, 0x0302], dtype=np.uint16).tobytes()) == (0, 1)
 
 
 def test_longest_copy_against_the_plain_way():
@@ -106,4 +106,4 @@ def test_longest_copy_against_the_plain_way():
         stream, ids = rng.integers(0, 3, 60).astype(np.uint16), rng.integers(0, 3, 12).tolist()
         runs = {tuple(stream[i : i + n].tolist()) for n in range(1, 13) for i in range(60)}
         best = max((n, -i) for n in range(13) for i in range(13 - n) if n == 0 or tuple(ids[i : i + n]) in runs)
-        assert longest_copy(ids, stream) == (-best[1], best[0])
+        assert longest_copy(ids, stream.tobytes()) == (-best[1], best[0])

@@ -2,10 +2,10 @@
 
 A review of 50 tokens padded to 500 is nine tenths wasted work, so rows are sorted by length within pools of some
 batches, and the batches are then shuffled: order stays random where it matters. Only the very first batch of a run is
-the one with the longest row, so that a run which needs more memory than there is says so in its first step. Each epoch is a permutation fixed by
-(seed, epoch), so every row is seen exactly once an epoch, and a position in training is just two numbers: a resumed run
-asks for the next step and gets the very batch it would have had. Padded lengths come from a short list, because every
-new shape costs a compiled model a recompilation.
+its largest, so that a run which needs more memory than there is says so in its first step. Each epoch is a permutation
+fixed by (seed, epoch), so every row is seen exactly once an epoch, and a position in training is just two numbers: a
+resumed run asks for the next step and gets the very batch it would have had. Padded lengths come from a short list,
+because every new shape costs a compiled model a recompilation.
 
 Shapes: B rows, T positions of the padded batch.
 """
@@ -105,8 +105,8 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     batches = [batches[i] for i in rng.permutation(len(batches))]
     if epoch == 0:
-        longest = max(range(len(batches)), key=lambda i: lengths[batches[i]].max())
-        batches.insert(0, batches.pop(longest))
+        largest = max(range(len(batches)), key=lambda i: len(batches[i]) * lengths[batches[i]].max())
+        batches.insert(0, batches.pop(largest))
     return batches
 
 
