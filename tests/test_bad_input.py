@@ -351,7 +351,7 @@ def adapter(base=LM, **change):
 
 IMDB_TUNING |= {
     "train what": ("--train all", "all"),
-    "adapters of random weights": (f"--data a.jsonl {TINY} --train lora", "name a --model", {"a.jsonl": REVIEWS}),
+    "adapters of random weights": (f"--data a.jsonl {TINY} --train lora", "leave out --from-scratch and the shape", {"a.jsonl": REVIEWS}),
     "rank without adapters": ("--lora-rank 4", "--lora-rank goes with --train lora"),
     "infinite alpha": ("--train lora --lora-alpha inf", "--lora-alpha must be"),
     "unknown target": (f"{MODEL} --train lora --lora-targets attn", "attn", model()),
@@ -507,7 +507,6 @@ REPORT = {
     "metrics.jsonl with words for numbers": ("b", "not what a run writes", finished(**{"b/metrics.jsonl": '{"step": "x", "loss": "y"}'})),
     "metrics.jsonl cut short": ("b", "b/metrics.jsonl, line 2", finished(**{"b/metrics.jsonl": '{"step": 1, "val": {}}\n{"step": 2, "lo'})),
     "examples.jsonl of another task": ("b", "not what a run writes", finished(**{"b/examples.jsonl": '{"id": 1}'})),
-    "out in no folder": ("a --out b/c.html", "no such folder, b, for --out", {"a": FINISHED}),
     "predictions absent": ("a b", "b/predictions.jsonl", finished(x=lambda: Path("b/predictions.jsonl").unlink())),
     "predictions of another task": ("a b", "not a prediction, b/predictions.jsonl, line 1", predictions({"id": 1, "response": "x"})),
     "predictions with words": ("a b", "b/predictions.jsonl, line 1", predictions({"id": 1, "label": 0, "probabilities": ["a", "b"]})),

@@ -46,10 +46,12 @@ def read(folder):
     return results, [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_no_arguments_run_on_the_samples(tmp_path, capsys):
-    # The bundled data and the whole task suite, one step of a small model: all that is promised is there.
+def test_no_arguments_run_on_the_samples(tmp_path, capsys, monkeypatch):
+    # The bundled data and the whole task suite, one step, a small model in place of the bundled one: all that is promised is there.
     out = tmp_path / "run"
-    assert run(*TINY, "--max-steps", 1, "--out", out) == 0
+    save_model(GPT2(GPT2Config(n_positions=128, n_embd=16, n_layer=1, n_head=2)), tmp_path / "small")
+    monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "small")
+    assert run("--precision", "fp32", "--test-prompts", 3, "--max-steps", 1, "--out", out) == 0
     printed = capsys.readouterr().out
     assert "python scripts/finetune_alpaca.py --data data/alpaca --model 124M" in printed.split("step ")[0]
     assert "192 train, 24 val, 24 test" in printed and "template: alpaca" in printed and "responses cut at 128" in printed

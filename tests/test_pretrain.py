@@ -166,7 +166,7 @@ def test_own_data_is_learned_and_reported(tmp_path, data, capsys, monkeypatch):
     assert len(rows) == 2 and all(row["prompt"] in printed and row["response"] in printed for row in rows)
     assert all(row["prompt"] == text[: len(row["prompt"])] != "" for row, text in zip(rows, pretrain_val_texts(data)))
     assert "0 texts that stand in val or test were left out" in printed and "within a document" in printed
-    assert all(f"(longest passage that was trained on: {row['copied']} tokens)" in printed and row["copied"] > 1 for row in rows)
+    assert all(f"(longest passage that was trained on: {row['copied']} tokens)" in printed and row["copied"] >= 1 for row in rows)
     assert "bits_per_byte: loss x tokens" in printed and (out / "report.html").exists()
 
 
@@ -186,7 +186,7 @@ def test_vectors_from_counts_are_all_that_differs_at_the_start(tmp_path, data):
     random, counts = (model.state_dict() for model in starts.values())
     assert {name for name in random if not torch.equal(random[name], counts[name])} == {"wte.weight"}
     often = Tokenizer().encode(" is the number and end near, as it of all numbers")
-    assert counts["wte.weight"][often].std() == pytest.approx(STD, rel=0.25) and random["wte.weight"][often].std() < 0.03
+    assert random["wte.weight"][often].std() < 0.025 < counts["wte.weight"][often].std() < 2 * STD
 
 
 def test_two_stages(tmp_path, data, capsys):
