@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length
 from gptft.errors import Parser, UserError, command
 
-MINI = dict(epochs=6, batch_size=8, learning_rate=5e-4, weight_decay=0.1, dropout=0.1, max_length=512)
+MINI = dict(epochs=3, batch_size=8, learning_rate=5e-4, weight_decay=0.1, dropout=0.1, max_length=512)
 PRETRAINED = dict(epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512)
 FROM_SCRATCH = dict(epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2, max_length=512)
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss the final table shows beside val and test
