@@ -31,8 +31,8 @@ class KVCache:
     position, so rows of unequal length stand side by side, each as it would stand alone. Room for n_slots tokens a row
     is allocated once; what lies behind a row's length is never looked at, and overwritten.
 
-    `kv` is (n_layer, B, n_slots, 2, H, D), `lengths` (B,) int64; `longest`, an int, is at least their maximum, so that
-    nobody has to ask the device.
+    `kv` is (n_layer, 2, B, H, n_slots, D): a head reads what lies side by side. `lengths` is (B,) int64; `longest`, an int, is
+    at least their maximum, so that nobody has to ask the device, and `even` says that all are equal to it.
     On a CPU the cache of bfloat16 weights is float32: the attention of a single query is six times as fast.
     """
 
@@ -40,31 +40,31 @@ class KVCache:
         config, weight = model.config, model.wte.weight
         if not 1 <= n_slots <= config.n_positions:
             raise ValueError(f"a cache of {n_slots} slots, but the model's n_positions is {config.n_positions}")
-        shape = (config.n_layer, n_rows, n_slots, 2, config.n_head, config.n_embd // config.n_head)
+        shape = (config.n_layer, 2, n_rows, config.n_head, n_slots, config.n_embd // config.n_head)
         dtype = torch.promote_types(weight.dtype, torch.float32) if weight.device.type == "cpu" else weight.dtype
         self.kv = torch.zeros(shape, dtype=dtype, device=weight.device)
         self.truncate([0] * n_rows)
 
     def truncate(self, lengths):
         """Keep only each row's first tokens, lengths: list of B int. So padding is forgotten after unequal prompts."""
-        self.longest = max(lengths)
+        self.longest, self.even = max(lengths), min(lengths) == max(lengths)
         self.lengths = torch.tensor(lengths, device=self.kv.device)
 
     def arrange(self, rows):
         """Row i becomes what row rows[i] was, rows: list of int. So rows are dropped or, within n_rows, repeated."""
-        for kv in self.kv:
-            kv[: len(rows), : self.longest] = kv[rows, : self.longest]
+        for kv in self.kv.flatten(0, 1):
+            kv[: len(rows), :, : self.longest] = kv[rows, :, : self.longest]
         self.lengths = self.lengths[rows]
 
     def append(self, T):
         """Make place for T more tokens a row -> their positions, (B, T). Raises ValueError if there is no room."""
-        if self.longest + T > self.kv.shape[2]:
-            n_slots = self.kv.shape[2]
+        n_slots = self.kv.shape[-2]
+        if self.longest + T > n_slots:
             raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {n_slots} slots")
         self.rows = torch.arange(len(self.lengths), device=self.kv.device)[:, None]
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.kv.device)
-        self.mask = None  # an empty cache needs none; otherwise is_causal would not do: it lets query 0 see key 0 only
-        if self.longest:
+        self.begin, self.mask = self.longest, None  # an empty cache needs no mask, nor does one new token of even rows
+        if self.longest and not (self.even and T == 1):  # is_causal would not do: it lets query 0 see key 0 only
             slots = torch.arange(self.longest + T, device=self.kv.device)
             unseen = slots > self.positions[:, None, :, None]
             zeros = torch.zeros_like(unseen, dtype=self.kv.dtype)  # (B, 1, T, slots)
@@ -75,12 +75,15 @@ class KVCache:
 
     def attend(self, layer, qkv):
         """Store a layer's new keys and values, then attend to all of the row's: (B, T, 3, H, D) -> (B, H, T, D)."""
-        kv = self.kv[layer, : len(qkv)]
-        kv[self.rows, self.positions] = qkv[:, :, 1:].to(kv.dtype)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if self.mask is None:
+        q, k, v = new = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        kv = self.kv[layer, :, : len(qkv)]
+        if self.even:
+            kv[..., self.begin : self.longest, :] = new[1:]
+        else:
+            kv[:, self.rows, :, self.positions] = qkv[:, :, 1:].to(kv.dtype)
+        if not self.begin:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        k, v = kv[:, : self.longest].permute(2, 0, 3, 1, 4)
+        k, v = kv[..., : self.longest, :]
         return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=self.mask).to(q.dtype)
 
 

@@ -65,7 +65,7 @@ def test_rows_of_unequal_length_are_as_they_are_alone(model):
             padded[i, : len(row)] = row
         model.hidden_states(padded, cache)
         cache.truncate([3, 11, 1])
-        cache.kv[:, 0, 3:] = cache.kv[:, 2, 1:] = 1e6  # what lies behind a row's length may be anything
+        cache.kv[:, :, 0, :, 3:] = cache.kv[:, :, 2, :, 1:] = 1e6  # what lies behind a row's length may be anything
         found = [model.hidden_states(piece, cache) for piece in more.split([1, 1, 4, 1, 2], dim=1)]
         close(torch.cat(found, 1), torch.stack(alone))
 
