@@ -8,10 +8,8 @@ Source: torch.amp documentation; Micikevicius et al. 2018 (mixed precision, loss
 """
 
 import contextlib
-import ctypes
 import importlib.util
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,19 +76,6 @@ def evaluating(model, hardware):
             yield
     finally:
         model.train(was_training)
-
-
-def keep_freed_memory(device_type):
-    """On a CPU under Linux: let this process keep the memory that tensors leave, instead of giving it back to the system.
-
-    Each step allocates what the one before has freed. Given back, every page of it is mapped and zeroed by the system
-    again, which takes a tenth of a large model's step.
-    """
-    if device_type == "cpu" and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-            for parameter, value in ((-1, 2**31 - 1), (-4, 0)):  # M_TRIM_THRESHOLD in bytes, M_MMAP_MAX
-                mallopt(parameter, value)
 
 
 def choose_hardware(device="auto", precision="auto", compile="auto", n_steps=None):

@@ -4,6 +4,8 @@ import shutil
 import sys
 import time
 
+from gptft.memory import peak_memory
+
 
 def duration(seconds):
     """Seconds -> "42 s", "3 m 20 s" or "1 h 05 m"."""
@@ -13,19 +15,6 @@ def duration(seconds):
     if seconds < 3600:
         return f"{seconds // 60} m {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} m"
-
-
-def peak_memory(device="cpu"):
-    """The most memory that this process has held so far, on the GPU or else in all, in bytes; None where nobody says."""
-    if device == "cuda":
-        import torch  # here, because the numpy baseline shares this file and never needs it
-
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Progress:

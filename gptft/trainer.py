@@ -27,7 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gptft import distributed
 from gptft.errors import CheckpointError, Interrupted, OutOfMemory, UserError, is_out_of_memory
-from gptft.hardware import evaluating, keep_freed_memory
+from gptft.hardware import evaluating
+from gptft.memory import keep_freed_memory
 from gptft.optim import build_optimizer, learning_rate
 from gptft.pretrained import save_model
 from gptft.progress import Progress
@@ -105,7 +106,8 @@ class _Trainer:
     def __init__(self, model, batches, loss, options, hardware, run):
         self.model, self.batches, self.loss = model, batches, loss
         self.options, self.hardware, self.run = options, hardware, run
-        keep_freed_memory(hardware.type)
+        if hardware.type == "cpu":
+            keep_freed_memory()
         self.optimizer = build_optimizer(model, options, hardware.type)
         self.scaler = hardware.scaler()
         # What is called in a step: the model, compiled and wrapped for several processes; its weights are the model's own.

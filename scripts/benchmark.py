@@ -45,9 +45,10 @@ if __name__ != "__main__":  # a contender's process; the one that parses and pri
     from gptft.data.imdb import load_reviews
     from gptft.data.tokens import TokenStore, cache_stem
     from gptft.generate import generate
-    from gptft.hardware import choose_hardware, keep_freed_memory
+    from gptft.hardware import choose_hardware
     from gptft.language import language_loss
     from gptft.lora import add_adapters
+    from gptft.memory import keep_freed_memory
     from gptft.optim import build_optimizer
     from gptft.run import Run
     from gptft.trainer import fit
@@ -150,7 +151,8 @@ def train_step(options, who, task, B, T):
         getattr(model, "transformer", model).checkpoint_activations = options.checkpoint_activations
         if options.train == "lora":
             add_adapters(model)
-        keep_freed_memory(hardware.type)
+        if hardware.type == "cpu":
+            keep_freed_memory()
         learned = (rows[:, None] * T + torch.arange(T - 1)).flatten()
         batch, loss_of = LMBatch(ids, ids, learned, rows, len(learned), B * T), language_loss
         if task == "classifier":

@@ -46,12 +46,13 @@ def main(argv):
     from gptft.baseline.training import train_baseline
     from gptft.data.imdb import load_reviews
     from gptft.files import write_atomic
+    from gptft.memory import keep_freed_memory, peak_memory
     from gptft.metrics import example_rows, prediction_rows
     from gptft.page import write_page
-    from gptft.progress import peak_memory
     from gptft.run import open_run
     from gptft.tables import classification_table
 
+    keep_freed_memory()
     reading = time.perf_counter()
     reviews = load_reviews(args.data, args.seed)
     reading = round(time.perf_counter() - reading, 2)

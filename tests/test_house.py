@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file imports only files above it.
 ORDER = """
-errors files config tokenizer distributed metrics text_metrics tasks hardware
+errors files memory config tokenizer distributed metrics text_metrics tasks hardware
 checkpoints.crc32c checkpoints.sorted_table checkpoints.tf_bundle checkpoints.safetensors checkpoints.gpt2_config
 checkpoints.gpt2_names cross_entropy model classifier language lora pretrained
 data.sources data.tokens data.imdb data.alpaca data.batching data.documents cooccurrence initial
@@ -85,7 +85,7 @@ def code_lines(path):
 
 
 def test_library_stays_small():
-    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 4520
+    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 4550
 
 
 def test_readme_names_every_file():

@@ -7,7 +7,8 @@ import types
 import pytest
 
 from gptft import progress
-from gptft.progress import Progress, duration, peak_memory
+from gptft.memory import peak_memory
+from gptft.progress import Progress, duration
 
 
 class Terminal(io.StringIO):

@@ -48,6 +48,11 @@ class Documents(NamedTuple):
     rows: np.ndarray  # (n_words,) int32, ascending: the text that the word stands in
     n: int  # texts, those without a word included
 
+    def texts(self, first, last):
+        """The texts first .. last - 1 -> Documents."""
+        begin, end = np.searchsorted(self.rows, (first, last))
+        return Documents(self.words[begin:end], self.rows[begin:end] - np.int32(first), last - first)
+
     def followed_by(self, other):
         """These texts and then the `other` ones."""
         words, rows = np.append(self.words, other.words), np.append(self.rows, other.rows + np.int32(self.n))
@@ -83,10 +88,10 @@ class WordNumbers:
         """list[str] -> Documents."""
         if len(texts) < MANY_TEXTS or os.cpu_count() == 1:
             return self._read(texts)
-        half = len(texts) // 2
+        most = int(0.55 * len(texts))  # the other process has to start, and both to talk
         with ProcessPoolExecutor(1) as pool:
-            other = pool.submit(_read_apart, texts[half:], self.marks)
-            documents = self._read(texts[:half])
+            other = pool.submit(_read_apart, texts[most:], self.marks)
+            documents = self._read(texts[:most])
             others, words = other.result()
         numbers = self._number(words)  # new words come in the order in which they appear, as if they were read here
         return documents.followed_by(others._replace(words=numbers[others.words]))

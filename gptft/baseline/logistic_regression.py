@@ -121,8 +121,8 @@ def log_count_ratios(by_column, in_class, min_documents=1, alpha=1.0):
     log((p / |p|_1) / (q / |q|_1)), with p and q the sums over the rows in the class and not in it, each plus `alpha`.
     A column with fewer than `min_documents` entries is left out: its ratio is 0.
     """
-    p = alpha + by_column.sums(in_class.astype(np.float64))
-    q = alpha + by_column.sums((~in_class).astype(np.float64))
+    counted = by_column.sums(in_class.astype(np.float64))
+    p, q = alpha + counted, alpha + (by_column.lengths - counted)
     known = by_column.lengths >= min_documents
     return np.where(known, np.log(p / p[known].sum()) - np.log(q / q[known].sum()), 0)
 
@@ -193,7 +193,9 @@ class LinearModel(NamedTuple):
     def strongest(self, k, n):
         """The `n` columns that speak most for class k, the strongest first -> (n,) int."""
         weights = self.weights[k] if len(self.weights) > 1 else self.weights[0] * (1 if k == 1 else -1)
-        return np.argsort(-weights, kind="stable")[:n]
+        n = min(n, len(weights))
+        strongest = np.argpartition(-weights, n - 1)[:n]  # all are as many as a million
+        return strongest[np.lexsort((strongest, -weights[strongest]))]
 
     def log_probs(self, by_row):
         """IndexLists of N rows -> (N, K) float64, natural logarithms of the probabilities."""

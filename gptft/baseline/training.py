@@ -9,6 +9,7 @@ Bigrams".
 
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -46,22 +47,25 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
 
     with _timed(seconds, "cutting words"):
         number = WordNumbers(marks=nbsvm)
-        documents = {split: number([review.text for review in rows]) for split, rows in reviews.splits.items()}
+        documents = number([review.text for rows in reviews.splits.values() for review in rows])
+        ends = np.cumsum([len(rows) for rows in reviews.splits.values()])
+        parts = {split: documents.texts(end - len(labels[split]), end) for split, end in zip(reviews.splits, ends)}
     with _timed(seconds, "counting n-grams"):
         # One matrix for train and val: columns that the rows in training don't have can't influence a model of them.
         bag = BagOfNgrams(3, MIN_DOCUMENTS, presence=True) if nbsvm else BagOfNgrams()
-        by_row, by_column = bag.fit(documents["train"].followed_by(documents["val"]))
+        by_row, by_column = bag.fit(parts.pop("train").followed_by(parts.pop("val")))
         rows = {"train": by_row.lists(0, n_train), "val": by_row.lists(n_train, None)}
-        rows |= {split: bag.transform(documents[split]) for split in documents if split not in rows}
     say(f"{features}: {len(bag.ngrams):,} columns, {len(rows['train'].indices):,} entries in train")
 
     def evaluate(fit, split):
         log_probs = fit.model.log_probs(rows[split])
         return classification_metrics(labels[split], log_probs), log_probs
 
-    with _timed(seconds, "fitting"):
+    with _timed(seconds, "fitting"), ThreadPoolExecutor(1) as beside:  # a fit leaves cores idle
+        others = {split: beside.submit(bag.transform, part) for split, part in parts.items()}
         training = LogisticRegression(rows["train"], by_column.below(n_train), labels["train"], **settings)
         best = _search_C(training, lambda fit: evaluate(fit, "val")[0]["loss"], FIRST_C[features], C, say)
+        rows |= {split: other.result() for split, other in others.items()}
     with _timed(seconds, "scoring"):
         scored = {split: evaluate(best, split) for split in rows}
         tables = {split: table for split, (table, _) in scored.items()}
@@ -72,7 +76,7 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
             tables["test_refit"], _ = evaluate(again, "test")
         say(f"  {again.describe()}; on train and val")
     log_probs = {split: log_probs for split, (_, log_probs) in scored.items()}
-    return Baseline(best, bag, number.words, log_probs, tables, seconds, sum(len(d.words) for d in documents.values()))
+    return Baseline(best, bag, number.words, log_probs, tables, seconds, len(documents.words))
 
 
 @contextlib.contextmanager
