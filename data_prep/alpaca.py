@@ -128,7 +128,7 @@ def divide(examples, seed, source):
 
 
 def describe(splits, counts):
-    """The counts as a table that reads well on a terminal and in Markdown."""
+    """The splits, and `counts` of what was done to them, as a table that reads well on a terminal and in Markdown."""
     lines = ["| file        | examples | with input | words of output |", "|---|--:|--:|--:|"]
     for split, examples in splits.items():
         with_input = sum(bool(example.input) for example in examples)
@@ -138,7 +138,7 @@ def describe(splits, counts):
 
 
 def readme(source, seed, table):
-    """The text of the folder's README, without the checksums of its files. No dates: equal input, equal bytes."""
+    """The text of the folder's README: where it comes from (`source`), and the `table`. No dates: equal input, equal bytes."""
     size = source.stat().st_size
     official = digest_of(source, "sha1", f"blob {size}\0".encode()) == GIT_BLOB
     origin = "the official alpaca_gpt4_data.json; CC BY-NC 4.0, for research" if official else "not the official file"

@@ -129,7 +129,7 @@ def check(folder):
 
 
 def convert(source, out):
-    """Write the model of one folder in Hugging Face's form into another. Raises UserError if that one is in use."""
+    """Write the model of the folder `source` in Hugging Face's form to `out`. Raises UserError if that one is in use."""
     from gptft.pretrained import load_model, save_model
 
     if out.exists() and any(out.iterdir()):

@@ -19,7 +19,7 @@ class GPT2Classifier(nn.Module):
     """`GPT2Classifier(config, n_classes)(token_ids, lengths)`: (B, T) int64, (B,) int64 -> logits (B, n_classes) float.
 
     The head has no bias and starts at zero, so training starts from equal odds. `class_names` is a list of n_classes
-    strings, kept with the saved model.
+    strings, kept with the saved model. pooling: "last" or "mean", see above. Raises ValueError for values that don't fit.
     """
 
     def __init__(self, config, n_classes=2, pooling="last", class_names=None):
@@ -40,7 +40,7 @@ class GPT2Classifier(nn.Module):
 
     @classmethod
     def on(cls, gpt2, n_classes=2, pooling="last", class_names=None):
-        """A new head on a given GPT2, which is used, not copied."""
+        """A new head on a given GPT2, `gpt2`, which is used, not copied; the rest as above."""
         with torch.device("meta"):  # builds the parts without memory for a second body
             model = cls(gpt2.config, n_classes, pooling, class_names)
         model.transformer = gpt2

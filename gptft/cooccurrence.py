@@ -41,7 +41,7 @@ def context_tokens(stream, config):
 
 @torch.no_grad()
 def embed_by_counts(gpt2, stream, contexts):
-    """Give the tokens of a GPT2 vectors by the company they keep in `stream`, (N,) ids; in place.
+    """Give the tokens of `gpt2`, a GPT2, vectors by the company they keep in `stream`, (N,) ids; in place.
 
     contexts: as `context_tokens` finds them. A token that never occurs keeps a random vector. Draws from torch's generator.
     """

@@ -112,7 +112,7 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
         model: GPT2, on any device; it computes in the type of its weights. prompts: list of lists of ids, none empty.
         sampling: Sampling. seed: int; row i draws from a generator of its own, (seed, i); None is another each time.
         stop_ids: ids that end a text. stop: a string or several that end it. They need the tokenizer, as does all text.
-        batch_size: prompts in one pass, like lengths together; None for all.
+        max_new_tokens: for each prompt. batch_size: prompts in one pass, like lengths together; None for all.
         log_probs: whether to return log-probabilities. on_text: called with (i, str) whenever row i has more text.
     Only ids of the vocabulary come out (GPT-2's and the model's special tokens), never those of a padded embedding.
     Raises UserError if a prompt and its new tokens are longer than n_positions, ValueError for what can't be a prompt.
@@ -139,7 +139,7 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
 
 
 def check_room(prompt, max_new_tokens, n_positions, place=""):
-    """Raise UserError if a prompt, a list of ids, and its new tokens don't fit; place: ", FILE, line N" or nothing."""
+    """Raise UserError if a prompt, list[int], and max_new_tokens exceed n_positions; place: ", FILE, line N" or nothing."""
     n = len(prompt) + max_new_tokens
     if n > n_positions:
         raise UserError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the "

@@ -69,7 +69,7 @@ def sum_over_processes(tensor):
 
 
 def largest(number):
-    """The largest of the processes' integers, in each of them."""
+    """The largest `number`, an integer, of all processes, in each of them."""
     tensor = torch.tensor(number)
     if world_size() > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)

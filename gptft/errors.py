@@ -30,7 +30,10 @@ class OutOfMemory(Exception):
 
 
 class Interrupted(Exception):
-    """A run stopped by a signal after it saved a resumable state; `code` is 128 + the signal's number."""
+    """A run stopped by a signal after it saved a resumable state; `code` is 128 + `signum`, the signal's number.
+
+    `message` is for people.
+    """
 
     def __init__(self, message, signum=signal.SIGINT):
         super().__init__(message)
@@ -44,6 +47,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message):
+        """What argparse calls with the `message` about a mistake."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -104,7 +108,7 @@ def _lost_a_process(error):
 
 
 def is_out_of_memory(error):
-    """torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine."""
+    """Whether an exception, `error`, says so: torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error) or \
         "not enough memory" in str(error)
 

@@ -112,7 +112,10 @@ def main(argv):
 
 
 def find_model(name=None, classifier=False):
-    """--model -> (Path, why): the one named, else the newest run's language model or classifier, else the bundled model."""
+    """--model -> (Path, why): the one named, else the newest run's language model or classifier, else the bundled model.
+
+    Raises UserError if what is named is not there.
+    """
     from gptft.checkpoints.gpt2_config import read_huggingface_config
     from gptft.initial import model_folder
 

@@ -57,7 +57,7 @@ class Hardware:
         return [torch.get_rng_state()] + [gpu.get_rng_state() for gpu in self._gpu()]
 
     def set_rng_state(self, states):
-        """Go on from `rng_state()`. A GPU's that was saved on none goes on from the seed."""
+        """Go on from `states`, a result of `rng_state()`. A GPU's that was saved on none goes on from the seed."""
         torch.set_rng_state(states[0])
         for gpu, state in zip(self._gpu(), states[1:]):
             gpu.set_rng_state(state)

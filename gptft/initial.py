@@ -78,7 +78,10 @@ def initial_language_model(options, dropout):
 
 
 def initial_instructed(options, dropout, template=None):
-    """As `initial_language_model`, for the wording `template`: a name of TEMPLATES, None for the model's own or else "alpaca"."""
+    """As `initial_language_model`, for the wording `template`: a name of TEMPLATES, None for the model's own or else "alpaca".
+
+    Raises UserError if the model can't be tuned with it.
+    """
     model, name = initial_language_model(options, dropout)
     model.template = template or model.template or "alpaca"
     if model.template not in TEMPLATES:

@@ -42,7 +42,10 @@ ACCEPTED = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (Tru
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer with an adapter, (..., in) -> (..., out); it takes over the weights of `linear` and freezes them."""
+    """A linear layer with an adapter, (..., in) -> (..., out); it takes over the weights of `linear` and freezes them.
+
+    y = W x + b + alpha / rank * B A dropout(x), with A (rank, in) and B (out, rank); B begins as 0.
+    """
 
     def __init__(self, linear, rank, alpha, dropout=0.0):
         super().__init__(linear.in_features, linear.out_features, device="meta")
@@ -68,7 +71,7 @@ class LoRALinear(nn.Linear):
 def add_adapters(model, rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS, base=None):
     """Freeze a GPT2 or GPT2Classifier but for the head of the latter, and put adapters beside its layers; in place.
 
-    targets: some of LORA_TARGETS. base: where the model lies, which is kept with the saved adapters.
+    rank, alpha, dropout: as in LoRALinear. targets: some of LORA_TARGETS. base: where the model lies, which is kept with the saved adapters.
     Raises UserError for a rank below 1, other targets, or a model that has adapters already.
     """
     if rank < 1 or not targets or not set(targets) <= set(LORA_TARGETS) or adapters(model):

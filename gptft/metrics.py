@@ -14,7 +14,7 @@ import numpy as np
 def wilson_interval(successes, n, z=1.959964):
     """95 % interval (low, high) of a proportion, both from 0 to 1; good for small n and near 0 or 1, too.
 
-    Raises ValueError if n is 0.
+    successes of n; z: the normal quantile that says how sure. Raises ValueError if n is 0.
     """
     if n < 1:
         raise ValueError("an interval needs at least one row")
@@ -62,7 +62,7 @@ def classification_metrics(labels, log_probs):
 def mcnemar(correct_a, correct_b):
     """Paired test of two classifiers on the same rows: is one right where the other is wrong more often than chance?
 
-    Args: two (N,) bool arrays, row by row.
+    Args: correct_a, correct_b: (N,) bool, row by row. Raises ValueError if they differ in length.
     Returns: dict of n, only_a, only_b (rows that just one got right), difference (accuracy of a minus b) and p_value,
     the two-sided exact binomial probability of a split at least this uneven if both were equally good.
     """
@@ -125,9 +125,9 @@ def prediction_rows(reviews, log_probs):
 
 
 def example_rows(reviews, log_probs, explain=lambda row: None, n_wrong=10):
-    """As `prediction_rows`, with the text and what `explain(row number)` says of it, of the few rows that a report shows.
+    """As `prediction_rows` of `reviews` and `log_probs`, with the text and what `explain(row number)` says of it, of the few rows that a report shows.
 
-    These are the mistakes of most confidence, then of each class the row that was called rightly with most confidence.
+    These are the `n_wrong` mistakes of most confidence, then of each class the row that was called rightly with most confidence.
     """
     labels, called = np.array([review.label for review in reviews]), log_probs.argmax(1)
     order = np.argsort(-log_probs.max(1), kind="stable")

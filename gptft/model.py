@@ -34,6 +34,7 @@ class KVCache:
     `kv` is (n_layer, 2, B, H, n_slots, D): a head reads what lies side by side. `lengths` is (B,) int64; `longest`, an int, is
     at least their maximum, so that nobody has to ask the device, and `even` says that all are equal to it.
     On a CPU the cache of bfloat16 weights is float32: the attention of a single query is six times as fast.
+    n_rows: B. Raises ValueError if n_slots is more than the model's n_positions.
     """
 
     def __init__(self, model, n_rows, n_slots):
@@ -144,7 +145,10 @@ def attention(q, k, v, mask=None, dropout=0.0):
 
 
 class Attention(nn.Module):
-    """Causal self-attention, (B, T, C) -> (B, T, C): each position takes a weighted mean over itself and earlier ones."""
+    """Causal self-attention, (B, T, C) -> (B, T, C): each position takes a weighted mean over itself and earlier ones.
+
+    cached_attention: what attends instead, `KVCache.attend` of a layer; mask: as in `attention`.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -180,7 +184,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x)); the latter only at the positions `at`, if given."""
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)); the latter only at the positions `at`, if given.
+
+    cached_attention, mask: as in `Attention`. at: (n,) int64, row * T + t; then the result is (n, C).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -282,9 +289,9 @@ class GPT2(nn.Module):
     def forward(self, token_ids, at=None, begin_id=None, targets=None, vocabulary=None):
         """Logits of all positions, (B, T, V), or (n, V) of those in `at`.
 
-        at, begin_id: as in `hidden_states`. With targets, int64 of one entry a position, -100 for none: instead of the logits
-        the sum of the losses in nats, at a fraction of the memory. vocabulary: (K,) int64, the ids among which the model
-        then chooses; targets are numbers of its entries.
+        at, begin_id: as in `hidden_states`. targets: (B, T) or (n,) int64, -100 for none; then, instead of the logits, the sum
+        of the losses in nats, at a fraction of the memory. vocabulary: (K,) int64, the ids among which the model then
+        chooses; targets are numbers of its entries.
         """
         hidden = self.hidden_states(token_ids, begin_id=begin_id, at=at)
         if targets is None:

@@ -22,7 +22,7 @@ def parameter_groups(model, weight_decay):
 
 
 def build_optimizer(model, options, device_type):
-    """AdamW for `TrainOptions`; fused, one kernel for all parameters, where torch has it (CPU and CUDA)."""
+    """AdamW for `TrainOptions`; fused, one kernel for all parameters, where `device_type` has it ("cpu" and "cuda")."""
     groups = parameter_groups(model, options.weight_decay)
     fused = device_type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.beta1, options.beta2), fused=fused)

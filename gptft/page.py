@@ -86,13 +86,13 @@ def section(title, *parts):
 
 
 def figure(title, note, *args, **kwargs):
-    """A `chart` with its caption."""
+    """A `chart` with its caption, the title and a `note` under it."""
     caption = f"<figcaption>{escape(title)} <small>{escape(note)}</small></figcaption>"
     return f"<figure>{caption}\n{chart(title, *args, **kwargs)}</figure>"
 
 
 def grid(figures):
-    """Figures side by side where there is room."""
+    """`figures`, a list of HTML, side by side where there is room."""
     return f'<div class="figures">{"".join(figures)}</div>'
 
 

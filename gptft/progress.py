@@ -18,7 +18,10 @@ def duration(seconds):
 
 
 class Progress:
-    """Prints a training run's state. `n_steps` counts optimizer steps, `start` those done before (a resumed run)."""
+    """Prints a training run's state. `n_steps` counts optimizer steps, `start` those done before (a resumed run).
+
+    device: "cuda" to tell of the GPU's memory. stream: a text file, by default standard output.
+    """
 
     def __init__(self, n_steps, start=0, device="cpu", stream=None):
         self.stream = stream or sys.stdout
@@ -29,7 +32,7 @@ class Progress:
         self.on_val = ""
 
     def update(self, step, epoch, loss, rate, tokens_per_second):
-        """Show the state after `step` steps. In a file, a line every 10 seconds at most."""
+        """Show the state after `step` steps, in `epoch` (from 1): the loss, the learning rate and `tokens_per_second`. In a file, a line every 10 seconds at most."""
         now = time.monotonic()
         if not self.live and now - self.printed < 10 and step < self.n_steps:
             return
@@ -48,7 +51,10 @@ class Progress:
         self.stream.flush()
 
     def evaluated(self, step, metrics, seconds, best):
-        """Print an evaluation on val, a line that stays. Its accuracy then stands in the other lines, too."""
+        """Print an evaluation on val after `step` steps, a line that stays: `metrics`, dict, the `seconds` it took, whether it is the `best`.
+
+        An accuracy then stands in the other lines, too.
+        """
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
         self.say(f"step {step:>5,}  val {shown}  in {duration(seconds)}{'  (best)' if best else ''}")
         if "accuracy" in metrics:

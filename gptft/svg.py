@@ -41,7 +41,7 @@ def ticks(low, high, n=5):
 
 
 def number(value, digits=10):
-    """A number in few characters: 25,000, 0.05, 2e-5."""
+    """`value` in few characters, at most `digits` digits: 25,000, 0.05, 2e-5."""
     return f"{value:,.{digits}g}".replace("e-0", "e-")
 
 

@@ -90,7 +90,7 @@ def number(text, value):
 
 
 def items(text, n, separator="line"):
-    """A list of exactly n different items: lines (only the marked ones, if any is numbered or bulleted), or by commas."""
+    """A list of exactly n different items: lines (only the marked ones, if any is numbered or bulleted), or by commas (`separator`)."""
     if separator == "line":
         lines = [line for line in text.splitlines() if line.strip()]
         marked = [match[1] for match in map(ITEM.fullmatch, lines) if match]
@@ -127,12 +127,12 @@ def sentences(text, n):
 
 
 def has(text, phrases):
-    """Every phrase of the list is mentioned."""
+    """All `phrases` are mentioned."""
     return set(mentions(text, phrases)) == set(phrases)
 
 
 def lacks(text, phrases):
-    """No phrase of the list is mentioned."""
+    """None of `phrases` is mentioned."""
     return not mentions(text, phrases)
 
 

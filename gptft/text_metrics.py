@@ -51,19 +51,19 @@ def lcs_length(a, b):
 
 
 def rouge_l(text, reference):
-    """ROUGE-L of a text, from 0 to 1: the F-measure of the longest common subsequence of words; 0 if either has none."""
+    """ROUGE-L of a text and a `reference`, from 0 to 1: the F-measure of the longest common subsequence of words; 0 if either has none."""
     a, b = words(text), words(reference)
     common = lcs_length(a, b)
     return 2 * common / (len(a) + len(b)) if common else 0.0
 
 
 def ngrams(entries, n):
-    """The runs of n neighbours in a list, as tuples."""
+    """The runs of n neighbours in a list, `entries`, as tuples."""
     return list(zip(*(entries[i:] for i in range(n))))
 
 
 def ends_in_loop(ids):
-    """Whether a list ends in at least three copies of the same piece, of LOOP entries or more together."""
+    """Whether a list, `ids`, ends in at least three copies of the same piece, of LOOP entries or more together."""
     for period in range(1, len(ids) // 3 + 1):
         tail = ids[-max(3 * period, LOOP) :]
         if len(tail) >= LOOP and tail[period:] == tail[:-period]:
@@ -92,7 +92,7 @@ def _stands_in(part, whole):
 
 
 def keeps_format(response, markers):
-    """Whether a Response holds text, no marker of the prompt's wording, and doesn't break off in a loop."""
+    """Whether a `response` holds text, none of `markers`, which belong to the prompt's wording, and doesn't break off in a loop."""
     clean = response.text.strip() and not any(marker in response.text for marker in markers)
     return bool(clean) and (response.ended or not ends_in_loop(response.ids))
 

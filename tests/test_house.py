@@ -1,6 +1,7 @@
 """The rules of the house, which no reviewer should have to check: import order, packages, size, opening paragraphs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,11 +59,53 @@ def test_file_keeps_the_rules(path):
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 80, f"{node.name} is too long to be read at once"
-    if path.is_relative_to(ROOT / "gptft"):
-        for node in tree.body:  # public functions and classes say what they take and give
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and node.name not in ("main", "parse"):
-                body = node.end_lineno - node.lineno
-                assert ast.get_docstring(node) or body < 6, f"{node.name} has no docstring"
+
+
+def names_that_mean_the_same_everywhere():
+    """The names that README explains once and for all."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("\n| name | what it is |") :].split("\n\n")[0]
+    return {name for line in table.splitlines()[3:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+
+
+def public_functions(tree):
+    """Yields each public function or method of a syntax tree and its docstring, to which that of its class belongs."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+            for method, text in public_functions(node):
+                yield method, f"{text}\n{ast.get_docstring(node)}"
+        elif isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+            yield node, ast.get_docstring(node) or ""
+
+
+def raised(node):
+    """The names of the exceptions that a function itself raises."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Raise) and child.exc:
+            error = child.exc.func if isinstance(child.exc, ast.Call) else child.exc
+            if isinstance(error, ast.Name):
+                yield error.id
+        if not isinstance(child, ast.FunctionDef):
+            yield from raised(child)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name != "scripts"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_say_what_they_take_and_raise(path):
+    known = names_that_mean_the_same_everywhere() | {"self", "cls"}
+    for node, text in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+        if node.name in ("main", "parse"):  # of a command, whose --help says it
+            continue
+        short = node.end_lineno - node.lineno < 6
+        assert short or node.name in ("__init__", "forward") or ast.get_docstring(node), f"{node.name} has no docstring"
+        # Either each parameter by its name, or all of them as what goes in -> what comes out.
+        names = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)} - known
+        missing = {name for name in names if not re.search(rf"\b{name}\b", text)}
+        assert not missing or "->" in (ast.get_docstring(node) or ""), f"{node.name} does not explain {missing}"
+        for error in set(raised(node)) - {"KeyboardInterrupt"}:
+            assert error in text, f"{node.name} does not say that it raises {error}"
+        for before in re.findall(r"(.{0,40})\b(?:int32|int64|float64)\b", ast.get_docstring(node) or ""):
+            assert ")" in before, f"{node.name} names the type of an array without its shape"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda p: p.name)

@@ -128,7 +128,7 @@ def log_count_ratios(by_column, in_class, min_documents=1, alpha=1.0):
 
 
 def row_lengths(by_row, ratios):
-    """Lengths of the rows once column j is multiplied by ratios[j], (n_rows,) float64; 1 for a row of zeros."""
+    """Lengths of the rows of `by_row` once column j is multiplied by ratios[j], (n_rows,) float64; 1 for a row of zeros."""
     squares = by_row.sums(ratios**2)
     return np.sqrt(np.where(squares > 0, squares, 1))
 
@@ -136,7 +136,8 @@ def row_lengths(by_row, ratios):
 class Task:
     """One class against the others on some rows. `minimise` goes on from where it stopped, with another C, say.
 
-    by_row, by_column: IndexLists of the same matrix; in_class: (n,) bool. min_documents: see `log_count_ratios`.
+    by_row, by_column: IndexLists of the same matrix; in_class: (n,) bool. naive_bayes: whether columns are
+    weighted so; min_documents: see `log_count_ratios`.
     """
 
     def __init__(self, by_row, by_column, in_class, naive_bayes, min_documents):
@@ -228,7 +229,7 @@ class Fit(NamedTuple):
 class LogisticRegression:
     """All classes' tasks on some rows.
 
-    by_row, by_column: IndexLists of the same matrix; labels: (n,) int, 0 .. n_classes - 1. naive_bayes: see the top.
+    by_row, by_column: IndexLists of the same matrix; labels: (n,) int, 0 .. n_classes - 1. naive_bayes, min_documents: as in `Task`.
     """
 
     def __init__(self, by_row, by_column, labels, n_classes, naive_bayes=False, min_documents=1):

@@ -68,7 +68,7 @@ def read_safetensors(path):
 
 
 def write_safetensors(path, tensors, metadata=None):
-    """Write dict[str, torch.Tensor] as a .safetensors file, with `metadata` (dict[str, str]) in its header.
+    """Write `tensors`, dict[str, torch.Tensor], as a .safetensors file, with `metadata` (dict[str, str]) in its header.
 
     Tensors may lie on any device and are copied to the CPU one at a time; two that share memory are written twice.
     The file appears under its name only when it is complete. Raises OSError when the disk refuses it.

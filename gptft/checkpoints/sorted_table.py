@@ -41,6 +41,7 @@ class SortedTable:
         self.bytes = content.tobytes()
 
     def damaged(self, at, what):
+        """The CheckpointError that says `what` is wrong at byte `at`."""
         return CheckpointError(f"{what}, {self.path} at byte {at}; fetch the checkpoint again")
 
     def items(self):

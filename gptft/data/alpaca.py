@@ -39,16 +39,16 @@ class Template:
     special_tokens: tuple[str, ...] = ()  # in the order of their ids, which follow GPT-2's own
 
     def fill(self, instruction, input=""):
-        """The wording's text, without special tokens."""
+        """The wording's text around an instruction and its `input`, if it has one, without special tokens."""
         wording = self.with_input if input else self.without_input
         return wording.format(instruction=instruction, input=input)
 
     def text(self, instruction, input=""):
-        """The whole prompt as a str, for people."""
+        """The whole prompt as a str, for people; `input` as in `fill`."""
         return "".join(self.before) + self.fill(instruction, input) + "".join(self.after)
 
     def encode(self, tokenizer, instruction, input=""):
-        """The whole prompt as list[int], for a model. `tokenizer` must know the template's special tokens."""
+        """The whole prompt as list[int], for a model; `input` as in `fill`. `tokenizer` must know the template's special tokens."""
         before, after = self.special_ids(tokenizer)
         return [*before, *tokenizer.encode(self.fill(instruction, input)), *after]
 
@@ -182,7 +182,8 @@ class InstructionDataset:
     max_length: tokens, None for no limit. A longer example loses the end of its response, and end-of-text with it: a
         model should not learn to stop in the middle. An example whose prompt alone fills it is dropped.
     cache: path stem for the tokens on disk, see TokenStore; None keeps them in memory.
-    `examples` then holds what was kept, `n_cut` and `n_dropped` count. Raises DataError if nothing is left.
+    `examples` then holds what was kept, `n_cut` and `n_dropped` count. Raises DataError if nothing is left, ValueError for
+    another loss.
     """
 
     def __init__(self, examples, tokenizer, template="alpaca", max_length=None, loss="response", cache=None):

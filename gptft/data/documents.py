@@ -114,6 +114,6 @@ class WindowBatches(TrainBatches):
         super().__init__(windows, window_batch, None, options)
 
     def step(self, epoch, i):
-        """As `TrainBatches.step`."""
+        """As `TrainBatches.step`: this process's micro-batches of step `i`."""
         self.dataset.begin = int(np.random.default_rng((self.options.seed, epoch, 1)).integers(len(self.dataset.stream)))
         return super().step(epoch, i)

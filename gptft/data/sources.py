@@ -139,7 +139,7 @@ def _lines(path):
 
 
 def decode(data, path, number):
-    """UTF-8 bytes that start at line `number` -> str, without the byte order mark that some editors put first."""
+    """UTF-8 bytes that start at line `number` -> str, without the byte order mark that some editors put first. Raises DataError."""
     if number == 1:
         data = data.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -190,7 +190,7 @@ def text_field(record, name="text"):
 
 
 def label_field(record):
-    """The class in field `label`, an integer or a string, as a string: 1 in JSON and "1" in CSV are the same class."""
+    """The class in field `label`, an integer or a string, as a string: 1 in JSON and "1" in CSV are one class. Raises DataError."""
     label = _field(record, "label")
     if isinstance(label, bool) or not isinstance(label, (int, str)):
         raise DataError(f"label is {_kind(label)}, {record.place}; labels are integers (0, 1, ...) or names")

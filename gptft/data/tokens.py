@@ -70,7 +70,7 @@ def _read_cache(ids_file, offsets_file):
 
 
 def cache_stem(source, split):
-    """Where the tokens of a split of `--data SOURCE` are cached: beside the data; None for the bundled sample."""
+    """Where the tokens of a split of `source`, as --data names it, are cached: beside the data; None for the bundled sample."""
     path = Path(source)
     if source == "sample":
         return None
