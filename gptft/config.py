@@ -65,7 +65,10 @@ class GPT2Config:
 
 
 def option(default, text, kind=None, low=None, high=None, choices=None):
-    """A dataclass field that is also a flag. `low` and `high` are inclusive, `choices` all there are; `kind` is the type, if the default is None."""
+    """A dataclass field that is also a flag.
+
+    `low` and `high` are inclusive, `choices` all there are; `kind` is the type, if the default is None.
+    """
     kind = kind or type(default)
     return field(default=default, metadata=dict(help=text, kind=kind, low=low, high=high, choices=choices))
 

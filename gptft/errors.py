@@ -108,7 +108,10 @@ def _lost_a_process(error):
 
 
 def is_out_of_memory(error):
-    """Whether an exception, `error`, says so: torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine."""
+    """Whether an exception, `error`, says that memory is full.
+
+    torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine.
+    """
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error) or \
         "not enough memory" in str(error)
 

@@ -37,7 +37,8 @@ def initial_model(options, dropout):
     name, shape = options.model, options.shape()
     if options.pretrained:
         folder = model_folder(name)
-        return Initial(load_model(folder, dropout=dropout), f"{name}, pretrained weights from {folder}")
+        place = "of this package" if folder == BUNDLED else f"from {folder}"
+        return Initial(load_model(folder, dropout=dropout), f"{name}, pretrained weights {place}")
     if shape and _is_folder(name):
         raise UserError(f"--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, but --model {name} has "
                         "one; leave out either")  # fmt: skip

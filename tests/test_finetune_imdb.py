@@ -49,7 +49,7 @@ def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, c
     printed = capsys.readouterr().out
     assert "python scripts/finetune_imdb.py --data data/imdb --model 124M" in printed.split("step ")[0]
     assert "480 train, 120 val, 200 test, 640 implied" in printed and "12,417,600 parameters" in printed
-    assert "mini, pretrained weights from" in printed and "pooling mean" in printed
+    assert "mini, pretrained weights of this package" in printed and "pooling mean" in printed
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["implied"]["n"] == 640
     # Both baselines stand beside it, and the paired test with each.

@@ -225,7 +225,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(tmp_path, data, monke
 def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, capsys):
     assert run("--max-steps", 1, "--batch-size", 1, "--max-length", 8, "--out", tmp_path / "run") == 0
     printed = capsys.readouterr().out
-    assert "mini, pretrained weights from" in printed
+    assert "mini, pretrained weights of this package" in printed
     assert "python scripts/pretrain.py --data data/imdb" in printed.split("step ")[0] and "480 train, 120 val, 200 test" in printed
 
 
