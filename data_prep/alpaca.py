@@ -138,7 +138,10 @@ def describe(splits, counts):
 
 
 def readme(source, seed, table):
-    """The text of the folder's README: where it comes from (`source`), and the `table`. No dates: equal input, equal bytes."""
+    """The text of the folder's README, without checksums: where the data come from (`source`), the `table`.
+
+    No dates: equal input, equal bytes.
+    """
     size = source.stat().st_size
     official = digest_of(source, "sha1", f"blob {size}\0".encode()) == GIT_BLOB
     origin = "the official alpaca_gpt4_data.json; CC BY-NC 4.0, for research" if official else "not the official file"

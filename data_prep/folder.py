@@ -27,7 +27,7 @@ def check_replaceable(out, title, overwrite):
 def write_folder(out, files, readme):
     """Write `files`, {name: dicts, one JSON object a line}, and the text `readme`, with the files' checksums, to the folder `out`.
 
-    Raises UserError if it can't be written; then nothing is there.
+    Raises UserError if it can't be written; nothing half written is left.
     """
     new, old = (out.parent / f".{out.name}.{kind}-{os.getpid()}" for kind in ("new", "old"))
     try:

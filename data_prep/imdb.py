@@ -186,7 +186,7 @@ def divide(official, seed, keep_duplicates=False):
 
 
 def describe(splits, copies, keep_duplicates):
-    """The `splits`, and the `copies` found (`keep_duplicates`: and kept), as a table for a terminal and for Markdown."""
+    """The `splits` and the `copies` found, kept or not (`keep_duplicates`), as a table for a terminal and for Markdown."""
     lines = [f"| file        | reviews | negative | positive | copies {'kept' if keep_duplicates else 'left out'} |"]
     lines.append("|---|--:|--:|--:|---|")
     for split, reviews in splits.items():
@@ -204,13 +204,16 @@ def describe(splits, copies, keep_duplicates):
 
 
 def row(review):
-    """A `review`, a Review, as it is written."""
+    """A Review -> the dict that is written for it."""
     label = {} if review.label is None else {"label": review.label}
     return {"id": review.id, **label, "text": review.text}
 
 
 def readme(archive, args, table):
-    """The text of the folder's README: the `archive` it comes from, the flags (`args`), the `table`. No dates: equal input, equal bytes."""
+    """The text of the folder's README, without checksums: where the data come from (`archive`), the flags (`args`), the `table`.
+
+    No dates: equal input, equal bytes.
+    """
     sha256 = digest_of(archive)
     origin = "the official archive" if sha256 == SHA256 else "not the official archive, but with its files and counts"
     kept = "kept" if args.keep_duplicates else "left out"

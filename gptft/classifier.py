@@ -1,8 +1,8 @@
-"""GPT-2 as a classifier: the body reads the text, one linear layer judges the last real token.
+"""GPT-2 as a classifier: the body reads the text, one linear layer judges its last real token, or the mean of all.
 
 In a causal model only the last token has seen the whole text, so its vector is the summary ("last"). In a padded batch
-that is the token at `lengths - 1`, not the last column: reading a padding position is the classic mistake here, and
-costs points without an error. `pooling="mean"` averages the real tokens' vectors instead.
+that is the token at `lengths - 1`, not the last column: reading a padding position is the classic mistake here: no
+error says so, and a text's logits then depend on the texts beside it. `pooling="mean"` averages the real tokens' vectors instead.
 
 Shapes: B rows, T positions, C = n_embd.
 Source: Radford et al. 2018, section 3.2; transformers' GPT2ForSequenceClassification (same weights, same logits).
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gptft.config import POOLINGS
 from gptft.model import GPT2
 
 
@@ -26,8 +27,8 @@ class GPT2Classifier(nn.Module):
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"n_classes must be at least 2, got {n_classes}")
-        if pooling not in ("last", "mean"):
-            raise ValueError(f"pooling must be 'last' or 'mean', got {pooling!r}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         if class_names is not None and len(class_names) != n_classes:
             raise ValueError(f"{n_classes} classes but {len(class_names)} class names")
         self.config = config

@@ -15,6 +15,7 @@ from gptft.errors import UserError
 
 ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # Hugging Face's, OpenAI's
 BUNDLED = Path(__file__).parent / "assets" / "mini"  # the weights that come with this package
+POOLINGS = ("last", "mean")  # what a classifier reads
 LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # the matrices of a block
 
 
@@ -155,7 +156,7 @@ class TrainOptions:
     overwrite: bool = option(False, "throw away what is in --out")
     out: str = option(None, "run folder", str)
 
-    schedule: str = "linear"
+    schedule: str = "linear"  # or "cosine"
     final_rate: float = 0.0  # the schedule's end, as a share of learning_rate
     beta1: float = 0.9
     beta2: float = 0.999

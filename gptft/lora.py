@@ -71,7 +71,8 @@ class LoRALinear(nn.Linear):
 def add_adapters(model, rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS, base=None):
     """Freeze a GPT2 or GPT2Classifier but for the head of the latter, and put adapters beside its layers; in place.
 
-    rank, alpha, dropout: as in LoRALinear. targets: some of LORA_TARGETS. base: where the model lies, which is kept with the saved adapters.
+    rank, alpha, dropout: as in LoRALinear. targets: some of LORA_TARGETS. base: where the model lies, which is kept with the
+    saved adapters.
     Raises UserError for a rank below 1, other targets, or a model that has adapters already.
     """
     if rank < 1 or not targets or not set(targets) <= set(LORA_TARGETS) or adapters(model):

@@ -125,7 +125,7 @@ def prediction_rows(reviews, log_probs):
 
 
 def example_rows(reviews, log_probs, explain=lambda row: None, n_wrong=10):
-    """As `prediction_rows` of `reviews` and `log_probs`, with the text and what `explain(row number)` says of it, of the few rows that a report shows.
+    """`reviews` and their `log_probs` -> the few rows that a report shows, with the text and what `explain(row number)` says of it.
 
     These are the `n_wrong` mistakes of most confidence, then of each class the row that was called rightly with most confidence.
     """

@@ -92,7 +92,7 @@ def read_texts(texts, file):
 
 
 def cut_in_training(folder, n_positions):
-    """(max_length, truncate) that the run in a folder was trained with; elsewhere the model's own limit, `n_positions`. Raises DataError."""
+    """(max_length, truncate) of the training of the run in a folder; elsewhere `n_positions`, the model's limit. Raises DataError."""
     from gptft.checkpoints.gpt2_config import read_json
     from gptft.data.imdb import TRUNCATE
 

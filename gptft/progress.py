@@ -32,7 +32,10 @@ class Progress:
         self.on_val = ""
 
     def update(self, step, epoch, loss, rate, tokens_per_second):
-        """Show the state after `step` steps, in `epoch` (from 1): the loss, the learning rate and `tokens_per_second`. In a file, a line every 10 seconds at most."""
+        """Show the state after `step` steps, in `epoch` (from 1): loss, learning rate, `tokens_per_second`.
+
+        In a file, a line every 10 seconds at most.
+        """
         now = time.monotonic()
         if not self.live and now - self.printed < 10 and step < self.n_steps:
             return
@@ -51,7 +54,7 @@ class Progress:
         self.stream.flush()
 
     def evaluated(self, step, metrics, seconds, best):
-        """Print an evaluation on val after `step` steps, a line that stays: `metrics`, dict, the `seconds` it took, whether it is the `best`.
+        """Print an evaluation on val, a line that stays: `metrics` after `step` steps, the `seconds` it took, if it is the `best`.
 
         An accuracy then stands in the other lines, too.
         """

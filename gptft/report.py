@@ -42,7 +42,7 @@ def over_seeds(runs):
 
 
 def compare(a, b):
-    """Two FinishedRuns of classifications -> lines of text with the paired test over the rows both have. DataError if there is none."""
+    """Two FinishedRuns of classifications -> lines of text with the paired test over the rows both have. Raises DataError if there are none."""
     from gptft.tables import paired_test
 
     right_a, right_b = ({row["id"]: row["probabilities"].index(max(row["probabilities"])) == row["label"]
@@ -55,7 +55,7 @@ def compare(a, b):
 
 @contextmanager
 def as_written(where):
-    """Within it, what only the files of `where` cause that no run has written, such as a word for a number, becomes a DataError."""
+    """Within it, an error that no file written by a run could cause, as by a word for a number, becomes a DataError that names `where`."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -42,8 +42,8 @@ class Sampling:
 class Sampler:
     """Chooses a batch's ids, one token after the other: `sampler(logits)`, (B, V) float32 -> ids (B,) int64.
 
-    sampling: Sampling. prompts: B lists of ids below n_ids. numbers: B int; row i's random numbers come from a generator seeded with
-    (seed, numbers[i]). n_tokens: how often it will be called. device: of the logits.
+    sampling: Sampling. prompts: B lists of ids below n_ids. numbers: B int; row i's random numbers come from a generator
+    seeded with (seed, numbers[i]). n_tokens: how often it will be called. device: of the logits.
     """
 
     def __init__(self, sampling, prompts, numbers, n_tokens, n_ids, seed, device):

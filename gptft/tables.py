@@ -92,7 +92,7 @@ TASK_TITLES = {"written": "tasks whose written answer passes", "forced_choice": 
 
 
 def instruction_table(base, tuned):
-    """As `instruction_rows` of `base` and `tuned`, lines of text."""
+    """`instruction_rows(base, tuned)` as lines of text."""
     return text_table(instruction_rows(base, tuned))
 
 

@@ -90,7 +90,7 @@ def number(text, value):
 
 
 def items(text, n, separator="line"):
-    """A list of exactly n different items: lines (only the marked ones, if any is numbered or bulleted), or by commas (`separator`)."""
+    """Exactly n different items, told apart by `separator`: "line" (only the marked ones, if any is numbered or bulleted) or a str."""
     if separator == "line":
         lines = [line for line in text.splitlines() if line.strip()]
         marked = [match[1] for match in map(ITEM.fullmatch, lines) if match]

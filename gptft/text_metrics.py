@@ -51,7 +51,7 @@ def lcs_length(a, b):
 
 
 def rouge_l(text, reference):
-    """ROUGE-L of a text and a `reference`, from 0 to 1: the F-measure of the longest common subsequence of words; 0 if either has none."""
+    """ROUGE-L of a text and a `reference`, from 0 to 1: the F-measure of their longest common subsequence of words."""
     a, b = words(text), words(reference)
     common = lcs_length(a, b)
     return 2 * common / (len(a) + len(b)) if common else 0.0
@@ -92,7 +92,7 @@ def _stands_in(part, whole):
 
 
 def keeps_format(response, markers):
-    """Whether a `response` holds text, none of `markers`, which belong to the prompt's wording, and doesn't break off in a loop."""
+    """Whether a `response` holds text and none of `markers`, pieces of the prompt's wording, and doesn't break off in a loop."""
     clean = response.text.strip() and not any(marker in response.text for marker in markers)
     return bool(clean) and (response.ended or not ends_in_loop(response.ids))
 

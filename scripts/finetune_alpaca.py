@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length
+from gptft.data.alpaca import TEMPLATES
 from gptft.errors import Parser, UserError, command
 
 MINI = dict(epochs=3, batch_size=8, learning_rate=5e-4, weight_decay=0.1, dropout=0.1, max_length=512)
@@ -29,7 +30,7 @@ def parse(argv):
     parser = Parser(prog="scripts/finetune_alpaca.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, "
                         ".json or .csv file with fields instruction, input and output (default: sample)")  # fmt: skip
-    parser.add_argument("--template", choices=("alpaca", "short", "special"), help="wording around an instruction: Stanford "
+    parser.add_argument("--template", choices=tuple(TEMPLATES), help="wording around an instruction: Stanford "
                         "Alpaca's; ### User and ### Assistant; special tokens (default: the model's own, else alpaca)")  # fmt: skip
     parser.add_argument("--loss", choices=("response", "all"), default="response",
                         help="tokens that are learned: the response's, or the prompt's, too (default: response)")  # fmt: skip

@@ -9,7 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length
+from gptft.config import (
+    POOLINGS, ModelOptions, TrainableOptions, TrainOptions, add_options, describe_recipes, fill, from_args, settle_length,
+)  # fmt: skip
+from gptft.data.imdb import TRUNCATE
 from gptft.errors import Parser, command
 
 MINI = dict(epochs=6, batch_size=16, learning_rate=5e-4, weight_decay=0.1, dropout=0.35, max_length=256)
@@ -26,9 +29,9 @@ def parse(argv):
     parser = Parser(prog="scripts/finetune_imdb.py", description=__doc__, epilog=recipes)
     parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, "
                         ".csv or .json file with fields text and label (default: sample)")  # fmt: skip
-    parser.add_argument("--truncate", choices=("head", "tail", "head+tail"), default="head+tail",
+    parser.add_argument("--truncate", choices=TRUNCATE, default="head+tail",
                         help="what is kept of a text longer than --max-length (default: head+tail)")  # fmt: skip
-    parser.add_argument("--pooling", choices=("last", "mean"), help="what the head reads: the last real token, or the "
+    parser.add_argument("--pooling", choices=POOLINGS, help="what the head reads: the last real token, or the "
                         "mean of all (default: the classifier's own; else last, but mean for mini and from scratch)")  # fmt: skip
     add_options(parser, ModelOptions)
     add_options(parser, TrainableOptions)

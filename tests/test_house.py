@@ -10,16 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A file imports only files above it.
-ORDER = """
-errors files memory config tokenizer distributed metrics text_metrics tasks hardware
-checkpoints.crc32c checkpoints.sorted_table checkpoints.tf_bundle checkpoints.safetensors checkpoints.gpt2_config
-checkpoints.gpt2_names cross_entropy model classifier language lora pretrained
-data.sources data.tokens data.imdb data.alpaca data.batching data.documents cooccurrence initial
-baseline.bag_of_words baseline.logistic_regression baseline.training
-optim run progress trainer sampling decoding generate evaluate classify tables predict svg page report
-""".split()
 
+def reading_order():
+    """README's list of files -> dotted names in gptft, in the order in which they stand there."""
+    text, folder = (ROOT / "README.md").read_text(encoding="utf-8"), ""
+    for line in text[text.index("```\ngptft/") :].split("  assets/")[0].splitlines()[2:]:
+        name = line.split()[0]
+        if name.endswith("/"):
+            folder = name.replace("/", ".")
+        else:
+            yield (folder if line.startswith("    ") else "") + name.removesuffix(".py")
+
+
+ORDER = list(reading_order())  # a file imports only files above it
 SOURCES = sorted(p for folder in ("gptft", "data_prep", "scripts") for p in (ROOT / folder).rglob("*.py"))
 ALLOWED = {"torch", "tiktoken", "numpy", "gptft", "data_prep"} | sys.stdlib_module_names
 

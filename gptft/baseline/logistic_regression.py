@@ -136,8 +136,8 @@ def row_lengths(by_row, ratios):
 class Task:
     """One class against the others on some rows. `minimise` goes on from where it stopped, with another C, say.
 
-    by_row, by_column: IndexLists of the same matrix; in_class: (n,) bool. naive_bayes: whether columns are
-    weighted so; min_documents: see `log_count_ratios`.
+    by_row, by_column: IndexLists of the same matrix; in_class: (n,) bool. naive_bayes: whether columns get
+    naive-Bayes weights, see the top; min_documents: see `log_count_ratios`.
     """
 
     def __init__(self, by_row, by_column, in_class, naive_bayes, min_documents):
@@ -194,9 +194,7 @@ class LinearModel(NamedTuple):
     def strongest(self, k, n):
         """The `n` columns that speak most for class k, the strongest first -> (n,) int."""
         weights = self.weights[k] if len(self.weights) > 1 else self.weights[0] * (1 if k == 1 else -1)
-        n = min(n, len(weights))
-        strongest = np.argpartition(-weights, n - 1)[:n]  # all are as many as a million
-        return strongest[np.lexsort((strongest, -weights[strongest]))]
+        return np.argsort(-weights, kind="stable")[:n]
 
     def log_probs(self, by_row):
         """IndexLists of N rows -> (N, K) float64, natural logarithms of the probabilities."""

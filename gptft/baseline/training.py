@@ -48,12 +48,12 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
     with _timed(seconds, "cutting words"):
         number = WordNumbers(marks=nbsvm)
         documents = number([review.text for rows in reviews.splits.values() for review in rows])
-        ends = np.cumsum([len(rows) for rows in reviews.splits.values()])
-        parts = {split: documents.texts(end - len(labels[split]), end) for split, end in zip(reviews.splits, ends)}
+        ends = np.cumsum([len(rows) for rows in reviews.splits.values()])  # train and val come first
+        parts = {split: documents.texts(end - len(labels[split]), end) for split, end in list(zip(reviews.splits, ends))[2:]}
     with _timed(seconds, "counting n-grams"):
         # One matrix for train and val: columns that the rows in training don't have can't influence a model of them.
         bag = BagOfNgrams(3, MIN_DOCUMENTS, presence=True) if nbsvm else BagOfNgrams()
-        by_row, by_column = bag.fit(parts.pop("train").followed_by(parts.pop("val")))
+        by_row, by_column = bag.fit(documents.texts(0, n_train + len(labels["val"])))
         rows = {"train": by_row.lists(0, n_train), "val": by_row.lists(n_train, None)}
     say(f"{features}: {len(bag.ngrams):,} columns, {len(rows['train'].indices):,} entries in train")
 

@@ -12,7 +12,7 @@ Source: transformers' `configuration_gpt2.py`.
 import json
 from typing import NamedTuple
 
-from gptft.config import GPT2Config
+from gptft.config import POOLINGS, GPT2Config
 from gptft.errors import CheckpointError
 
 END_OF_TEXT = 50256  # in GPT-2's vocabulary
@@ -63,8 +63,8 @@ def read_huggingface_config(path):
             raise CheckpointError(f"{what}, {path}; this GPT-2 would compute something else")
     extra = config.get("gptft", {})
     pooling = extra.get("pooling", "last") if isinstance(extra, dict) else None
-    if pooling not in ("last", "mean"):
-        raise CheckpointError(f"gptft.pooling is neither 'last' nor 'mean', {path}; save the model again")
+    if pooling not in POOLINGS:
+        raise CheckpointError(f"gptft.pooling is not one of {', '.join(POOLINGS)}, {path}; save the model again")
     is_classifier = config.get("architectures") == [CLASSIFIER]
     template, special_tokens = extra.get("template"), extra.get("special_tokens", [])
     if not (template is None or isinstance(template, str)) or not _are_new_tokens(special_tokens, shape):
@@ -105,9 +105,9 @@ def huggingface_config(shape, pooling=None, class_names=None, template=None, spe
     if class_names is not None:
         config["id2label"] = {str(i): name for i, name in enumerate(class_names)}
         config["label2id"] = {name: i for i, name in enumerate(class_names)}
-    if pooling == "mean":
+    if pooling not in (None, "last"):
         note = "transformers knows only 'last' and would give other logits"
-        config["gptft"] = {"pooling": "mean", "note": note}
+        config["gptft"] = {"pooling": pooling, "note": note}
     if template or special_tokens:
         config["gptft"] = {"template": template, "special_tokens": list(special_tokens)}
     return config
