@@ -59,6 +59,18 @@ def test_numbers_of_words_last_from_call_to_call():
     assert both.words.tolist() == [0, 1, 1, 2, 0] and both.rows.tolist() == [0, 0, 1, 1, 1] and both.n == 2
 
 
+def test_two_processes_number_words_as_one_does(monkeypatch):
+    texts = random_texts(50, seed=1) + ["", "new a b", *random_texts(30, 2, "abcdxyz")]
+    plain, divided = WordNumbers(marks=True), WordNumbers(marks=True)
+    expected = plain(texts)
+    monkeypatch.setattr(bag_of_words, "MANY_TEXTS", 1)
+    found = divided(texts)
+    assert (found.words == expected.words).all() and (found.rows == expected.rows).all() and found.n == expected.n
+    assert divided.words == plain.words
+    part = expected.texts(50, 52)  # the empty one, and the one after it
+    assert part.n == 2 and part.rows.tolist() == [1, 1, 1] and [plain.words[i] for i in part.words] == ["new", "a", "b"]
+
+
 def test_same_words_and_counts_as_scikit_learn():
     reviews = (ROOT / "gptft/assets/samples/reviews.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [r["text"] for r in map(json.loads, reviews) if r["split"] == "train"]
