@@ -1,8 +1,8 @@
 """GPT-2 as a classifier: the body reads the text, one linear layer judges its last real token, or the mean of all.
 
 In a causal model only the last token has seen the whole text, so its vector is the summary ("last"). In a padded batch
-that is the token at `lengths - 1`, not the last column: reading a padding position is the classic mistake here: no
-error says so, and a text's logits then depend on the texts beside it. `pooling="mean"` averages the real tokens' vectors instead.
+that is the token at `lengths - 1`, not the last column. Reading a padding position is the classic mistake here: no error
+says so, and a text's logits then depend on the texts beside it. `pooling="mean"` averages the real tokens' vectors instead.
 
 Shapes: B rows, T positions, C = n_embd.
 Source: Radford et al. 2018, section 3.2; transformers' GPT2ForSequenceClassification (same weights, same logits).

@@ -41,8 +41,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         n_rows = 64 if device == "cpu" else size  # whose softmax in float32 stays in a CPU's cache
         for begin in range(0, len(h), size):
             part = slice(begin, begin + size)
-            learned, target, padded = (targets[part] >= 0)[:, None], targets[part].clamp(min=0)[:, None], room[: len(h[part])]
+            padded = room[: len(h[part])]
             logits = torch.mm(h[part], w.T, out=padded[:, :V])
+            learned, target = (targets[part] >= 0)[:, None], targets[part].clamp(min=0)[:, None]
             for rows, t, counts in zip(*(tensor.split(n_rows) for tensor in (logits, target, learned))):
                 log_p = torch.log_softmax(rows, -1, dtype=exact)
                 total -= (log_p.gather(1, t) * counts).sum()

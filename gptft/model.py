@@ -62,8 +62,9 @@ class KVCache:
         n_slots = self.kv.shape[-2]
         if self.longest + T > n_slots:
             raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {n_slots} slots")
-        self.rows = torch.arange(len(self.lengths), device=self.kv.device)[:, None]
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.kv.device)
+        if not self.even:
+            self.rows = torch.arange(len(self.lengths), device=self.kv.device)[:, None]
         self.begin, self.mask = self.longest, None  # an empty cache needs no mask, nor does one new token of even rows
         if self.longest and not (self.even and T == 1):  # is_causal would not do: it lets query 0 see key 0 only
             slots = torch.arange(self.longest + T, device=self.kv.device)

@@ -227,7 +227,8 @@ class Fit(NamedTuple):
 class LogisticRegression:
     """All classes' tasks on some rows.
 
-    by_row, by_column: IndexLists of the same matrix; labels: (n,) int, 0 .. n_classes - 1. naive_bayes, min_documents: as in `Task`.
+    by_row, by_column: IndexLists of the same matrix; labels: (n,) int, 0 .. n_classes - 1.
+    naive_bayes, min_documents: as in `Task`.
     """
 
     def __init__(self, by_row, by_column, labels, n_classes, naive_bayes=False, min_documents=1):

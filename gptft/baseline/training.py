@@ -48,12 +48,13 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
     with _timed(seconds, "cutting words"):
         number = WordNumbers(marks=nbsvm)
         documents = number([review.text for rows in reviews.splits.values() for review in rows])
-        ends = np.cumsum([len(rows) for rows in reviews.splits.values()])  # train and val come first
-        parts = {split: documents.texts(end - len(labels[split]), end) for split, end in list(zip(reviews.splits, ends))[2:]}
+        ends = dict(zip(labels, np.cumsum([len(rows) for rows in labels.values()])))  # train and val come first
+        scored_only = {split: documents.texts(end - len(labels[split]), end)
+                       for split, end in ends.items() if split not in ("train", "val")}  # fmt: skip
     with _timed(seconds, "counting n-grams"):
         # One matrix for train and val: columns that the rows in training don't have can't influence a model of them.
         bag = BagOfNgrams(3, MIN_DOCUMENTS, presence=True) if nbsvm else BagOfNgrams()
-        by_row, by_column = bag.fit(documents.texts(0, n_train + len(labels["val"])))
+        by_row, by_column = bag.fit(documents.texts(0, ends["val"]))
         rows = {"train": by_row.lists(0, n_train), "val": by_row.lists(n_train, None)}
     say(f"{features}: {len(bag.ngrams):,} columns, {len(rows['train'].indices):,} entries in train")
 
@@ -62,7 +63,7 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
         return classification_metrics(labels[split], log_probs), log_probs
 
     with _timed(seconds, "fitting"), ThreadPoolExecutor(1) as beside:  # a fit leaves cores idle
-        others = {split: beside.submit(bag.transform, part) for split, part in parts.items()}
+        others = {split: beside.submit(bag.transform, part) for split, part in scored_only.items()}
         training = LogisticRegression(rows["train"], by_column.below(n_train), labels["train"], **settings)
         best = _search_C(training, lambda fit: evaluate(fit, "val")[0]["loss"], FIRST_C[features], C, say)
         rows |= {split: other.result() for split, other in others.items()}

@@ -147,7 +147,7 @@ class TrainBatches:
 
 
 def eval_batches(dataset, collate, pad_id, batch_size, rows=None):
-    """Each of `rows` (default: all) exactly once over all processes, the longest first; yields batches of `batch_size`, made by `collate`."""
+    """Yields batches of `batch_size`, made by `collate`: each of `rows` (default: all) once over all processes, the longest first."""
     rows = np.arange(len(dataset)) if rows is None else rows
     rows = rows[np.argsort(-dataset.lengths[rows], kind="stable")][distributed.rank() :: distributed.world_size()]
     for i in range(0, len(rows), batch_size):

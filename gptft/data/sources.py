@@ -139,7 +139,7 @@ def _lines(path):
 
 
 def decode(data, path, number):
-    """UTF-8 bytes that start at line `number` -> str, without the byte order mark that some editors put first. Raises DataError."""
+    """UTF-8 bytes that start at line `number` -> str, without an editor's byte order mark. Raises DataError."""
     if number == 1:
         data = data.removeprefix(b"\xef\xbb\xbf")
     try:
