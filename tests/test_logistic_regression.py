@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from test_bag_of_words import dense, random_texts
 
-from gptft.baseline.bag_of_words import BagOfNgrams, WordNumbers
+from gptft.baseline.bag_of_words import BagOfNgrams
 from gptft.baseline.logistic_regression import (
     LogisticRegression,
     Task,
@@ -18,6 +18,7 @@ from gptft.baseline.logistic_regression import (
     lbfgs,
     log_count_ratios,
 )
+from gptft.baseline.words import number_words
 
 SAMPLES = ROOT / "gptft" / "assets" / "samples"
 
@@ -27,15 +28,18 @@ def records(name, split):
     return [record for record in map(json.loads, lines) if record["split"] == split]
 
 
-def bag_of(texts, *bag, marks=True):
-    number, bag = WordNumbers(marks), BagOfNgrams(*bag)
-    return number, bag, *bag.fit(number(texts))
+def bag_of(texts, *bag, marks=True, others=()):
+    """-> words, bag, by_row, by_column; and by_row of `others`, texts that the bag was not fitted to."""
+    documents, words = number_words([*texts, *others], marks)
+    bag = BagOfNgrams(*bag)
+    fitted = bag.fit(documents.texts(0, len(texts)))
+    return words, bag, *fitted, bag.transform(documents.texts(len(texts), documents.n))
 
 
 def toy(n=40, naive_bayes=True, seed=0):
     """Random texts of two classes -> (Task, its dense X, its signs)."""
     texts = random_texts(n, seed)
-    _, bag, by_row, by_column = bag_of(texts, 2, 2, naive_bayes)
+    _, bag, by_row, by_column, _ = bag_of(texts, 2, 2, naive_bayes)
     in_class = np.random.default_rng(seed).random(n) < 0.4
     task = Task(by_row, by_column, in_class, naive_bayes, min_documents=2)
     x = dense(by_row, len(bag.ngrams))
@@ -130,8 +134,8 @@ def test_log_count_ratios_by_hand():
     #          good  film  fine  bad
     # p          3     2     2    1   (sum 8)
     # q          1     2     1    2   (sum 6)
-    number, bag, _, by_column = bag_of(["good good film", "good fine", "bad film"], 1, 1, True)
-    names = bag.names(range(4), number.words)
+    words, bag, _, by_column, _ = bag_of(["good good film", "good fine", "bad film"], 1, 1, True)
+    names = bag.names(range(4), words)
     r = dict(zip(names, log_count_ratios(by_column, np.array([True, True, False]))))
     log = math.log
     expected = {"good": 3 / 8 * 6 / 1, "film": 2 / 8 * 6 / 2, "fine": 2 / 8 * 6 / 1, "bad": 1 / 8 * 6 / 2}
@@ -179,20 +183,20 @@ def test_same_model_as_scikit_learn(i):
     # At a tight tolerance both reach the one minimum: weights, bias and probabilities agree to scikit-learn's digits.
     expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")
     train, test = records("reviews.jsonl", "train"), records("reviews.jsonl", "test")
-    number, bag, by_row, by_column = bag_of([r["text"] for r in train], marks=False)
+    texts, others = ([r["text"] for r in rows] for rows in (train, test))
+    words, bag, by_row, by_column, other_rows = bag_of(texts, marks=False, others=others)
     training = LogisticRegression(by_row, by_column, np.array([r["label"] for r in train]), 2)
     fit = training.fit(expected["C"][i], tolerance=1e-8)
     assert fit.converged
-    weights = dict(zip(bag.names(range(len(bag.ngrams)), number.words), fit.model.weights[0]))
-    words = expected["words"].item().split("\n")
-    np.testing.assert_allclose([weights[word] for word in words], expected["weights"][i], atol=1e-5)
+    weights = dict(zip(bag.names(range(len(bag.ngrams)), words), fit.model.weights[0]))
+    known = expected["words"].item().split("\n")
+    np.testing.assert_allclose([weights[word] for word in known], expected["weights"][i], atol=1e-5)
     assert fit.model.bias[0] == pytest.approx(expected["bias"][i], abs=1e-5)
-    by_row = bag.transform(number([r["text"] for r in test]))
-    probabilities = np.exp(fit.model.log_probs(by_row))[:, 1]
+    probabilities = np.exp(fit.model.log_probs(other_rows))[:, 1]
     np.testing.assert_allclose(probabilities, expected["test_probabilities"][i], atol=1e-5)
     # At the tolerance that is used, no more than a row in a thousand may change sides.
-    loose = LogisticRegression(training.tasks[0].by_row, by_column, np.array([r["label"] for r in train]), 2)
-    called = np.exp(loose.fit(expected["C"][i]).model.log_probs(by_row))[:, 1] > 0.5
+    loose = LogisticRegression(by_row, by_column, np.array([r["label"] for r in train]), 2)
+    called = np.exp(loose.fit(expected["C"][i]).model.log_probs(other_rows))[:, 1] > 0.5
     assert np.mean(called != (expected["test_probabilities"][i] > 0.5)) <= 0.005
 
 
@@ -200,9 +204,10 @@ def test_three_classes_as_scikit_learn_has_them():
     train, test = records("reviews.jsonl", "train"), records("reviews.jsonl", "test")
     third = records("reviews_implied.jsonl", "test")[:200]
     labels = np.array([r["label"] for r in train] + [2] * 200)
-    number, bag, by_row, by_column = bag_of([r["text"] for r in train + third], marks=False)
+    texts, others = ([r["text"] for r in rows] for rows in (train + third, test))
+    _, _, by_row, by_column, other_rows = bag_of(texts, marks=False, others=others)
     fit = LogisticRegression(by_row, by_column, labels, 3).fit(0.1, tolerance=1e-8)
-    probabilities = np.exp(fit.model.log_probs(bag.transform(number([r["text"] for r in test]))))
+    probabilities = np.exp(fit.model.log_probs(other_rows))
     expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")["three_probabilities"]
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
@@ -211,23 +216,23 @@ def test_columns_of_other_texts_change_nothing():
     # The script counts n-grams of train and val together; a model of the train rows must be that of train alone.
     train, val = random_texts(60, 1, "abcdefghij"), random_texts(40, 2, "abcdefghijklm")
     labels = np.random.default_rng(3).integers(0, 2, 60)
-    number = WordNumbers(marks=True)
-    documents = number(train), number(val)
+    documents, _ = number_words([*train, *val], marks=True)
     alone, joint = BagOfNgrams(3, 2, True), BagOfNgrams(3, 2, True)
-    by_row, by_column = alone.fit(documents[0])
+    by_row, by_column = alone.fit(documents.texts(0, 60))
     expected = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(10.0, tolerance=1e-9)
-    both_rows, both_columns = joint.fit(documents[0].followed_by(documents[1]))
+    both_rows, both_columns = joint.fit(documents)
     assert len(joint.ngrams) > len(alone.ngrams)
     training = LogisticRegression(both_rows.lists(0, 60), both_columns.below(60), labels, 2, True, 2)
     found = training.fit(10.0, tolerance=1e-9)
     np.testing.assert_allclose(found.model.log_probs(both_rows.lists(60, None)),
-                               expected.model.log_probs(alone.transform(documents[1])), atol=1e-6)  # fmt: skip
+                               expected.model.log_probs(alone.transform(documents.texts(60, 100))), atol=1e-6)  # fmt: skip
 
 
 def test_a_long_text_is_not_a_surer_one():
-    number, bag, by_row, by_column = bag_of(["good film", "fine film", "bad film", "dull film"], 1, 1, True)
+    texts, others = ["good film", "fine film", "bad film", "dull film"], ["good", "good fine"]
+    _, _, by_row, by_column, other_rows = bag_of(texts, 1, 1, True, others=others)
     fit = LogisticRegression(by_row, by_column, np.array([1, 1, 0, 0]), 2, naive_bayes=True).fit(10.0)
-    short, long = np.exp(fit.model.log_probs(bag.transform(number(["good", "good fine"]))))[:, 1]
+    short, long = np.exp(fit.model.log_probs(other_rows))[:, 1]
     scores = np.log([short / (1 - short), long / (1 - long)]) - fit.model.bias[0]
     assert scores[1] / scores[0] == pytest.approx(math.sqrt(2), rel=1e-6)  # two equal words in a row of length sqrt(2)
 
@@ -235,7 +240,7 @@ def test_a_long_text_is_not_a_surer_one():
 def test_fit_goes_on_from_another_and_ends_at_the_same_minimum():
     # Refitting starts from the coefficients of the first rows; the start may cost iterations but not change the model.
     texts, labels = random_texts(80, 5), np.random.default_rng(5).integers(0, 2, 80)
-    _, _, by_row, by_column = bag_of(texts, 2, 2, True)
+    _, _, by_row, by_column, _ = bag_of(texts, 2, 2, True)
     first = LogisticRegression(by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2).fit(5.0)
     cold = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(5.0, tolerance=1e-9)
     warm = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(5.0, start=first, tolerance=1e-9)
@@ -245,7 +250,7 @@ def test_fit_goes_on_from_another_and_ends_at_the_same_minimum():
 
 
 def test_fit_says_in_words_when_it_stopped_at_the_limit():
-    _, _, by_row, by_column = bag_of(random_texts(80, 6), 2, 2, True)
+    _, _, by_row, by_column, _ = bag_of(random_texts(80, 6), 2, 2, True)
     labels = np.random.default_rng(6).integers(0, 2, 80)
     fit = LogisticRegression(by_row, by_column, labels, 2, True).fit(100.0, tolerance=1e-9, max_iterations=2)
     assert not fit.converged and "NOT CONVERGED after 2 iterations" in fit.describe()
@@ -253,7 +258,7 @@ def test_fit_says_in_words_when_it_stopped_at_the_limit():
 
 def test_texts_without_words_get_the_share_of_the_classes():
     # Nothing to learn from but the labels: the probability of a class is its share, because the bias is not penalised.
-    number, bag, by_row, by_column = bag_of(["!", "?", "", "!"], marks=False)
+    _, _, by_row, by_column, _ = bag_of(["!", "?", "", "!"], marks=False)
     with np.errstate(all="raise"):
         fit = LogisticRegression(by_row, by_column, np.array([1, 0, 0, 0]), 2).fit(1.0, tolerance=1e-9)
         balanced = LogisticRegression(by_row, by_column, np.array([1, 0, 1, 0]), 2, True, 2).fit(1.0)
@@ -274,8 +279,8 @@ def test_search_for_C(lowest, tried):
 
 
 def test_strongest_columns():
-    number, bag, by_row, by_column = bag_of(["good film", "good plot", "bad film", "bad plot", "odd film", "odd plot"])
+    words, bag, by_row, by_column, _ = bag_of(["good film", "good plot", "bad film", "bad plot", "odd film", "odd plot"])
     for labels, n_classes in ([1, 1, 0, 0, 0, 0], 2), ([0, 0, 1, 1, 2, 2], 3):
         model = LogisticRegression(by_row, by_column, np.array(labels), n_classes).fit(10.0).model
-        best = [bag.names(model.strongest(k, 1), number.words)[0] for k in range(n_classes)]
+        best = [bag.names(model.strongest(k, 1), words)[0] for k in range(n_classes)]
         assert best == ["good", "bad", "odd"] or (n_classes == 2 and best[0] in ("bad", "odd") and best[1] == "good")

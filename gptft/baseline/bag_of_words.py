@@ -1,122 +1,27 @@
-"""Texts -> words -> n-grams -> a sparse matrix, in numpy alone.
+"""Word numbers -> n-grams -> a sparse matrix, in numpy alone.
 
-A bag of words forgets the order of a text and keeps which n-grams (runs of n words) stand in it. Three steps:
+A bag of words forgets the order of a text and keeps which n-grams (runs of n words) stand in it. Two steps:
 
-1. `WordNumbers` cuts texts into lower-cased words and gives each distinct word a number.
-2. `BagOfNgrams` gives each distinct n-gram a column. An n-gram is the (n-1)-gram before it plus one word, so its key is
+1. `BagOfNgrams` gives each distinct n-gram a column. An n-gram is the (n-1)-gram before it plus one word, so its key is
    the column of the one and the number of the other in one integer: exact, nothing is hashed. Equal n-grams are
    brought together by sorting integers that hold the key above the position in the text; n-grams of rare words are
    never looked at, because their rare parts have lost their columns before.
-3. `IndexLists` holds the matrix, all ones, as the list of columns of each row, or of rows of each column. Both products
+2. `IndexLists` holds the matrix, all ones, as the list of columns of each row, or of rows of each column. Both products
    a linear model needs, X @ w and X.T @ g, are then one operation: gather, and add up each list.
 
 Left out: stop words, stemming, idf, and any matrix whose entries are not counts.
-Source: scikit-learn's CountVectorizer for what a word is; the n-grams of Wang & Manning 2012.
+Source: the n-grams of Wang & Manning 2012.
 """
 
-import functools
-import os
-import re
-from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-WORDS_AND_MARKS = re.compile(r"\w+|[^\w\s]").findall
+from gptft.baseline.words import in_threads
 
 KEY_BITS, POSITION_BITS = 32, 31  # of the integers that are sorted
 LEAST_PART_BITS = 3  # the sort is divided into 8 parts, for the threads; into more where keys are longer than KEY_BITS
 BLOCK = 1 << 18  # list entries that a thread gathers at a time
-MANY_TEXTS = 10_000  # are cut by two processes: Python cuts words in one thread at a time
-
-
-@functools.cache
-def _threads():
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-
-
-def in_threads(function, *arguments):
-    """`list(map(function, *arguments))` on up to 8 cores: numpy sorts, gathers and adds up without Python's lock."""
-    return list(_threads().map(function, *arguments))
-
-
-class Documents(NamedTuple):
-    """Texts as word numbers, one text after the other."""
-
-    words: np.ndarray  # (n_words,) int32
-    rows: np.ndarray  # (n_words,) int32, ascending: the text that the word stands in
-    n: int  # texts, those without a word included
-
-    def texts(self, first, last):
-        """The texts first .. last - 1 -> Documents."""
-        begin, end = np.searchsorted(self.rows, (first, last))
-        return Documents(self.words[begin:end], self.rows[begin:end] - np.int32(first), last - first)
-
-    def followed_by(self, other):
-        """These texts and then the `other` ones."""
-        words, rows = np.append(self.words, other.words), np.append(self.rows, other.rows + np.int32(self.n))
-        return Documents(words, rows, self.n + other.n)
-
-
-class _OnlyWords(dict):
-    """A table for str.translate that turns all but letters, digits and underscores into spaces."""
-
-    def __missing__(self, code):
-        self[code] = code if chr(code).isalnum() or chr(code) == "_" else ord(" ")
-        return self[code]
-
-
-class WordNumbers:
-    """Numbers lower-cased words in the order in which they first appear.
-
-    marks: True for every word and, as a word of its own, each punctuation mark; False for scikit-learn's words, which
-    have two letters or more.
-    """
-
-    def __init__(self, marks=False):
-        self.marks, self._only_words = marks, _OnlyWords()
-        self._numbers = defaultdict()
-        self._numbers.default_factory = self._numbers.__len__  # a new word gets the next number
-
-    @property
-    def words(self):
-        """list[str]: `words[number]` is the word."""
-        return list(self._numbers)
-
-    def __call__(self, texts):
-        """list[str] -> Documents."""
-        if len(texts) < MANY_TEXTS or os.cpu_count() == 1:
-            return self._read(texts)
-        most = int(0.55 * len(texts))  # the other process has to start, and both to talk
-        with ProcessPoolExecutor(1) as pool:
-            other = pool.submit(_read_apart, texts[most:], self.marks)
-            documents = self._read(texts[:most])
-            others, words = other.result()
-        numbers = self._number(words)  # new words come in the order in which they appear, as if they were read here
-        return documents.followed_by(others._replace(words=numbers[others.words]))
-
-    def _number(self, words):
-        return np.fromiter(map(self._numbers.__getitem__, words), np.int32, len(words))
-
-    def _cut(self, text):
-        """str -> list[str]. Where marks don't count, translate and split do in half the time what an expression does."""
-        return WORDS_AND_MARKS(text.lower()) if self.marks else text.lower().translate(self._only_words).split()
-
-    def _read(self, texts):
-        numbers = [self._number(self._cut(text)) for text in texts]
-        rows = np.repeat(np.arange(len(texts), dtype=np.int32), [len(row) for row in numbers])
-        numbers = np.concatenate(numbers)
-        if not self.marks:
-            long = np.array([len(word) > 1 for word in self._numbers], bool)[numbers]
-            numbers, rows = numbers[long], rows[long]
-        return Documents(numbers, rows, len(texts))
-
-
-def _read_apart(texts, marks):
-    """What another process does: list[str] -> (Documents, their words)."""
-    number = WordNumbers(marks)
-    return number._read(texts), number.words
 
 
 class IndexLists:

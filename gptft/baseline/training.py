@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptft.baseline.bag_of_words import BagOfNgrams, WordNumbers
+from gptft.baseline.bag_of_words import BagOfNgrams
 from gptft.baseline.logistic_regression import Fit, LogisticRegression, choose_C
+from gptft.baseline.words import number_words
 from gptft.metrics import classification_metrics
 
 FIRST_C = {"unigram": 0.01, "nbsvm": 10.0}  # where the search for C begins
@@ -46,8 +47,7 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
     n_train, settings = len(labels["train"]), dict(n_classes=len(reviews.classes), naive_bayes=nbsvm, min_documents=MIN_DOCUMENTS)
 
     with _timed(seconds, "cutting words"):
-        number = WordNumbers(marks=nbsvm)
-        documents = number([review.text for rows in reviews.splits.values() for review in rows])
+        documents, words = number_words([review.text for rows in reviews.splits.values() for review in rows], marks=nbsvm)
         ends = dict(zip(labels, np.cumsum([len(rows) for rows in labels.values()])))  # train and val come first
         scored_only = {split: documents.texts(end - len(labels[split]), end)
                        for split, end in ends.items() if split not in ("train", "val")}  # fmt: skip
@@ -77,7 +77,7 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
             tables["test_refit"], _ = evaluate(again, "test")
         say(f"  {again.describe()}; on train and val")
     log_probs = {split: log_probs for split, (_, log_probs) in scored.items()}
-    return Baseline(best, bag, number.words, log_probs, tables, seconds, len(documents.words))
+    return Baseline(best, bag, words, log_probs, tables, seconds, len(documents.words))
 
 
 @contextlib.contextmanager
