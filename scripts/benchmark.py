@@ -259,7 +259,7 @@ def tokenizing(options, who):
         with tempfile.TemporaryDirectory() as folder:
             TokenStore.build(texts, tokenizer, Path(folder, "all"))
 
-    return to_disk if who == "gptft" else lambda: tokenizer.encode_batch(texts, os.cpu_count() or 1)
+    return to_disk if who == "gptft" else lambda: tokenizer._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
 
 
 def rates(options):

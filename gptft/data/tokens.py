@@ -80,13 +80,9 @@ def cache_stem(source, split):
 def _tokenise(texts, tokenizer, end):
     encoded = tokenizer.encode_batch(texts, n_threads=os.cpu_count() or 1)
     if end is not None:
-        encoded = [[*ids, end] for ids in encoded]
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
-    flat = np.empty(offsets[-1], dtype=np.uint16)
-    for i, ids in enumerate(encoded):
-        flat[offsets[i] : offsets[i + 1]] = ids
-    return flat, offsets
+        encoded = [np.append(ids, np.uint16(end)) for ids in encoded]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return np.concatenate([np.empty(0, np.uint16), *encoded]), offsets
 
 
 def fingerprint(texts, tokenizer):
