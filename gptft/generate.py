@@ -135,8 +135,6 @@ class _Writer:
     """The model of a command, ready to write."""
 
     def __init__(self, args, options):
-        import torch
-
         from gptft.data.alpaca import TEMPLATES
         from gptft.hardware import choose_hardware
         from gptft.model import GPT2
@@ -146,8 +144,7 @@ class _Writer:
 
         folder, why = find_model(args.model)
         hardware = choose_hardware(options.device, options.precision, n_steps=0)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[hardware.precision]
-        self.model = load_model(folder, dtype=dtype, device=hardware.device)
+        self.model = load_model(folder, dtype=hardware.dtype, device=hardware.device)
         if not isinstance(self.model, GPT2):
             raise UserError(f"a classifier writes no text, {folder}; give a language model, or use gptft.predict")
         if self.model.config.vocab_size < Tokenizer.VOCAB_SIZE:

@@ -32,11 +32,14 @@ class Hardware:
     def type(self):
         return self.device.split(":")[0]
 
+    @property
+    def dtype(self):
+        """`precision` as torch names it."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
     def autocast(self):
         """A context in which matrix products run in `precision`."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return contextlib.nullcontext() if self.precision == "fp32" else torch.autocast(self.type, self.dtype)
 
     def scaler(self):
         """Loss scaling: real for fp16, a no-op otherwise."""

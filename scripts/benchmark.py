@@ -104,9 +104,7 @@ class Options:
 
 
 def hardware_of(options):
-    """-> Hardware, and the type of weights that are all in its precision."""
-    hardware = choose_hardware(options.device, options.precision, options.compile)
-    return hardware, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[hardware.precision]
+    return choose_hardware(options.device, options.precision, options.compile)
 
 
 def ours(options, task="lm"):
@@ -143,7 +141,7 @@ def random_ids(options, B, T):
 
 
 def train_step(options, who, task, B, T):
-    (hardware, _), ids, rows = hardware_of(options), random_ids(options, B, T), torch.arange(B)
+    hardware, ids, rows = hardware_of(options), random_ids(options, B, T), torch.arange(B)
     on_device = ids.to(hardware.device)
     labels = on_device if task == "lm" else rows.to(hardware.device) % 2
     if who == "gptft":
@@ -186,7 +184,7 @@ def train_step(options, who, task, B, T):
 
 def epoch(options, who, B, length):
     """-> seconds by the trainer's own clock, which leaves out saving; real tokens, and the flops they cost."""
-    (hardware, _), rows = hardware_of(options), load_reviews(options.data).splits["train"]
+    hardware, rows = hardware_of(options), load_reviews(options.data).splits["train"]
     picked = np.random.default_rng(0).permutation(len(rows))[: options.rows]
     dataset = IMDbDataset([rows[i] for i in picked], Tokenizer(), length)
     tokens, recipe = dataset.lengths, dict(learning_rate=1e-5, weight_decay=0.01)
@@ -223,8 +221,8 @@ def epoch(options, who, B, length):
 
 def text(options, who, B):
     """Only the time is compared here; tests/test_generate.py compares the ids."""
-    (hardware, dtype), ids = hardware_of(options), random_ids(options, B, options.prompt_tokens)
-    model = (ours(options) if who == "gptft" else theirs(options)[0]).to(hardware.device, dtype).eval()
+    hardware, ids = hardware_of(options), random_ids(options, B, options.prompt_tokens)
+    model = (ours(options) if who == "gptft" else theirs(options)[0]).to(hardware.device, hardware.dtype).eval()
     if who == "gptft":
         return lambda: generate(model, ids.tolist(), options.new_tokens, temperature=0)
     model.generation_config.eos_token_id = None  # random weights should not end early
@@ -235,10 +233,11 @@ def text(options, who, B):
 
 def loading(options, who, folder):
     """A model's folder, or, if that is None, the prepared data."""
+    tokenizer = Tokenizer()
 
     def data():
         for split, rows in load_reviews(options.data).splits.items():
-            IMDbDataset(rows, Tokenizer(), cache=cache_stem(options.data, split))
+            IMDbDataset(rows, tokenizer, cache=cache_stem(options.data, split))
 
     if who == "saving":
         return lambda: save_model(ours(options), folder)
@@ -247,8 +246,9 @@ def loading(options, who, folder):
     if who == "transformers":
         cls = importlib.import_module("transformers").GPT2LMHeadModel
         return lambda: cls.from_pretrained(folder)
-    files = [Path(folder, "model.safetensors")] if folder else files_of(options)
-    return lambda: [np.fromfile(file, np.uint8) for file in files]
+    if who == "json alone":
+        return lambda: [[json.loads(line) for line in open(file, encoding="utf-8")] for file in files_of(options)]
+    return lambda: np.fromfile(Path(folder, "model.safetensors"), np.uint8)
 
 
 def tokenizing(options, who):
@@ -264,10 +264,10 @@ def tokenizing(options, who):
 
 def rates(options):
     """-> the device's name, its roofline, the precision and why it was chosen."""
-    hardware, dtype = hardware_of(options)
+    hardware = hardware_of(options)
     cuda = hardware.type == "cuda"
     name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    limits = roofline(hardware.device, dtype, *((8192, 2**33) if cuda else (2048, 2**29)))
+    limits = roofline(hardware.device, hardware.dtype, *((8192, 2**33) if cuda else (2048, 2**29)))
     return lambda: (name, *limits, hardware.precision, hardware.why)
 
 
@@ -308,7 +308,7 @@ def races(part, options, flops, memory, precision):
             size = Path(folder, "model.safetensors").stat().st_size
             yield f"load, {options.model}", contenders, {"GB/s": size / 1e9}, None
         size = sum(file.stat().st_size for file in files_of(options))
-        contenders = {name: (loading, options, name, None) for name in ("gptft", "plain reading")}
+        contenders = {name: (loading, options, name, None) for name in ("gptft", "json alone")}
         yield f"load, {options.data}", contenders, {"GB/s": size / 1e9}, None
     elif part == "tokenize":
         contenders = {name: (tokenizing, options, name) for name in ("gptft", "tiktoken alone")}

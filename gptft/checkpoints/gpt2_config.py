@@ -87,11 +87,7 @@ def huggingface_config(shape, pooling=None, class_names=None, template=None, spe
     config = {
         "architectures": ["GPT2LMHeadModel" if class_names is None else CLASSIFIER],
         "model_type": "gpt2",
-        "vocab_size": shape.vocab_size,
-        "n_positions": shape.n_positions,
-        "n_embd": shape.n_embd,
-        "n_layer": shape.n_layer,
-        "n_head": shape.n_head,
+        **{name: getattr(shape, name) for name in SIZES},
         "embd_pdrop": shape.dropout,
         "attn_pdrop": attention_dropout,
         "resid_pdrop": shape.dropout,
