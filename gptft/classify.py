@@ -16,9 +16,7 @@ import numpy as np
 import torch
 
 from gptft import distributed
-from gptft.data.batching import classifier_batch, eval_batches
-
-EVAL_BATCH = 32  # rows of a pass, at most
+from gptft.data.batching import EVAL_BATCH, classifier_batch, eval_batches
 
 
 def log_probabilities(model, dataset, pad_id, hardware, rows=None, at_once=EVAL_BATCH):

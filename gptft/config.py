@@ -171,11 +171,14 @@ class TrainOptions:
                 f"length {self.max_length}, seed {self.seed}")  # fmt: skip
 
 
+def _flags(cls):
+    """The fields of a dataclass that are flags."""
+    return [f for f in dataclasses.fields(cls) if f.metadata]
+
+
 def add_options(parser, cls, **defaults):
     """Add the flags of a dataclass to an argparse parser; `defaults` replaces some of them."""
-    for f in dataclasses.fields(cls):
-        if not f.metadata:
-            continue
+    for f in _flags(cls):
         flag, text, default = "--" + f.name.replace("_", "-"), f.metadata["help"], defaults.get(f.name, f.default)
         if f.metadata["kind"] is bool:
             parser.add_argument(flag, action="store_true", help=text)
@@ -188,15 +191,11 @@ def add_options(parser, cls, **defaults):
 
 def from_args(cls, args):
     """Parsed arguments -> a checked instance of the dataclass. Raises UserError that lists every value out of range."""
-    values, wrong = {}, []
-    for f in dataclasses.fields(cls):
-        if not f.metadata:
-            continue
-        value, low, high = getattr(args, f.name), f.metadata["low"], f.metadata["high"]
-        values[f.name] = value
-        if value is None:
-            continue
-        if (low is not None and not value >= low) or (high is not None and not value <= high):  # `not` also catches NaN
+    values, wrong = {f.name: getattr(args, f.name) for f in _flags(cls)}, []
+    for f in _flags(cls):
+        value, low, high = values[f.name], f.metadata["low"], f.metadata["high"]
+        within = value is None or (low is None or low <= value) and (high is None or value <= high)
+        if not within:  # NaN never is
             limits = f"at least {low}" if high is None else f"from {low} to {high}"
             wrong.append(f"--{f.name.replace('_', '-')} must be {limits}, got {value}")
     if wrong:

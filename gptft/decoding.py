@@ -118,7 +118,12 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
     Raises UserError if a prompt and its new tokens are longer than n_positions, ValueError for what can't be a prompt.
     """
     n_ids = min(model.config.vocab_size, Tokenizer.VOCAB_SIZE + len(model.special_tokens))
-    _check(prompts, max_new_tokens, n_ids, model.config.n_positions)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0 or not all(0 <= id < n_ids for id in prompt):
+            raise ValueError(f"prompt {i} must be one id or more, each from 0 to {n_ids - 1}")
+        check_room(prompt, max_new_tokens, model.config.n_positions)
     stop = [stop] if isinstance(stop, str) else list(stop)
     if stop and not (tokenizer and all(stop)):
         raise ValueError("stop strings must not be empty, and need a tokenizer")
@@ -144,15 +149,6 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
     if n > n_positions:
         raise UserError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the "
                         f"model's n_positions, {n_positions}{place}; shorten the prompt or lower --max-new-tokens")
-
-
-def _check(prompts, max_new_tokens, n_ids, n_positions):
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    for i, prompt in enumerate(prompts):
-        if len(prompt) == 0 or not all(0 <= id < n_ids for id in prompt):
-            raise ValueError(f"prompt {i} must be one id or more, each from 0 to {n_ids - 1}")
-        check_room(prompt, max_new_tokens, n_positions)
 
 
 def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
@@ -213,9 +209,7 @@ class _Arriving:
     def __init__(self, tensors):
         on_gpu = tensors[0].is_cuda
         self.tensors = [tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors]
-        self.event = torch.cuda.Event() if on_gpu else None
-        if self.event:
-            self.event.record()
+        self.event = torch.cuda.current_stream().record_event() if on_gpu else None
 
     def wait(self):
         if self.event:

@@ -67,12 +67,10 @@ def command(main):
         try:
             main(sys.argv[1:] if argv is None else list(argv))
             return 0
-        except UserError as error:
-            if not is_first():
+        except (UserError, OutOfMemory) as error:
+            if isinstance(error, UserError) and not is_first():
                 time.sleep(30)  # torchrun ends all when one ends: the first must have had its say
                 return 2
-            return _fail(str(error))
-        except OutOfMemory as error:
             return _fail(str(error))
         except Interrupted as stop:
             if is_first():

@@ -13,7 +13,7 @@ import torch
 
 from gptft import distributed
 from gptft.data.alpaca import TEMPLATES, Example, InstructionDataset
-from gptft.data.batching import eval_batches, lm_batch
+from gptft.data.batching import EVAL_BATCH, eval_batches, lm_batch
 from gptft.data.documents import window_batch
 from gptft.generate import generate
 from gptft.hardware import evaluating
@@ -21,7 +21,6 @@ from gptft.language import token_losses
 from gptft.tasks import load_tasks, passes, task_results
 from gptft.text_metrics import Response, text_metrics
 
-EVAL_BATCH = 32  # rows of a pass, or prompts answered at the same time, at most
 EVAL_TOKENS = 2048  # of such a pass over a stream
 RESPONSE_TOKENS = 200  # longest response to a test prompt
 TASK_TOKENS = 64  # longest response to a task; the right ones are short
@@ -66,11 +65,10 @@ def stream_metrics(model, windows, loss, hardware, n_documents, n_bytes):
 
 def respond(model, prompts, tokenizer, max_new_tokens, at_once=EVAL_BATCH):
     """Greedy answers to prompts (lists of ids) -> list[Response]. Where less room is left in the context, it limits them."""
-    mine = range(distributed.rank(), len(prompts), distributed.world_size())
-    room = {i: model.config.n_positions - len(prompts[i]) for i in mine}
     groups = {}
-    for i in mine:
-        groups.setdefault(min(room[i], max_new_tokens), []).append(i)
+    for i in range(distributed.rank(), len(prompts), distributed.world_size()):
+        room = model.config.n_positions - len(prompts[i])
+        groups.setdefault(min(room, max_new_tokens), []).append(i)
     found = []
     for limit, group in groups.items():
         wanted = [prompts[i] for i in group]

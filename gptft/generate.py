@@ -137,6 +137,7 @@ class _Writer:
     def __init__(self, args, options):
         from gptft.data.alpaca import TEMPLATES
         from gptft.hardware import choose_hardware
+        from gptft.language import check_vocabulary
         from gptft.model import GPT2
         from gptft.pretrained import load_model
         from gptft.sampling import Sampling
@@ -147,9 +148,7 @@ class _Writer:
         self.model = load_model(folder, dtype=hardware.dtype, device=hardware.device)
         if not isinstance(self.model, GPT2):
             raise UserError(f"a classifier writes no text, {folder}; give a language model, or use gptft.predict")
-        if self.model.config.vocab_size < Tokenizer.VOCAB_SIZE:
-            raise UserError(f"the model's vocabulary, {self.model.config.vocab_size}, is smaller than GPT-2's, "
-                            f"{folder}; use a model trained with GPT-2's tokens")  # fmt: skip
+        check_vocabulary(self.model, folder)
         self.folder, self.options, self.log_probs = folder, options, args.logprobs
         self.tokenizer = Tokenizer(self.model.special_tokens)
         self.template = TEMPLATES.get(self.model.template)

@@ -7,30 +7,20 @@ says which of the weights are trained.
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
-
-from torch import nn
 
 from gptft.classifier import GPT2Classifier
 from gptft.config import ALIASES, BUNDLED, LORA_TARGETS, GPT2Config
 from gptft.data.alpaca import TEMPLATES
 from gptft.errors import UserError
-from gptft.language import add_special_tokens
+from gptft.language import add_special_tokens, check_vocabulary
 from gptft.lora import add_adapters
 from gptft.model import GPT2
 from gptft.pretrained import load_model, read_config
 from gptft.tokenizer import Tokenizer
 
 
-class Initial(NamedTuple):
-    """A starting point: a GPT2 or GPT2Classifier and a line that says what it is."""
-
-    model: nn.Module
-    name: str
-
-
 def initial_model(options, dropout):
-    """ModelOptions -> Initial, on the CPU in float32, with the probability `dropout`.
+    """ModelOptions -> a GPT2 or GPT2Classifier, on the CPU in float32, with the probability `dropout`; a line: what it is.
 
     Raises UserError for an unknown name, an absent folder or flags that exclude each other.
     """
@@ -38,18 +28,21 @@ def initial_model(options, dropout):
     if options.pretrained:
         folder = model_folder(name)
         place = "of this package" if folder == BUNDLED else f"from {folder}"
-        return Initial(load_model(folder, dropout=dropout), f"{name}, pretrained weights {place}")
+        return load_model(folder, dropout=dropout), f"{name}, pretrained weights {place}"
     if shape and _is_folder(name):
         raise UserError(f"--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, but --model {name} has "
                         "one; leave out either")  # fmt: skip
-    config = _named_config(name)
+    try:
+        config = read_config(Path(name)) if _is_folder(name) else GPT2Config.named(name)
+    except ValueError as error:
+        raise UserError(f"{error}; or give the path of a folder") from error
     try:
         # No dropped attention weights in models from scratch: see GPT2Config.
         config = dataclasses.replace(config, **shape, dropout=dropout, attention_dropout=0.0)
     except ValueError as error:
         raise UserError(f"{error}; change --n-embd or --n-head") from error
     said = "a shape of your own" if shape else f"the shape of {name}"
-    return Initial(GPT2(config), f"{said} with random weights")
+    return GPT2(config), f"{said} with random weights"
 
 
 def initial_classifier(options, dropout, classes, pooling=None):
@@ -59,23 +52,21 @@ def initial_classifier(options, dropout, classes, pooling=None):
     where no token has learned to sum up a text. A classifier of the same classes and pooling keeps its head.
     """
     model, name = initial_model(options, dropout)
+    check_vocabulary(model, f"--model {options.model}")
     if isinstance(model, GPT2Classifier):
         pooling = pooling or model.pooling
         if (model.class_names, model.pooling) == (classes, pooling):
-            return Initial(model, name)
+            return model, name
         model, name = model.transformer, f"{name}, with a new head"
     pooling = pooling or ("last" if options.pretrained and options.model != "mini" else "mean")
-    _check_vocabulary(model, options)
-    return Initial(GPT2Classifier.on(model, len(classes), pooling, classes), name)
+    return GPT2Classifier.on(model, len(classes), pooling, classes), name
 
 
 def initial_language_model(options, dropout):
     """As `initial_model`, a GPT2: of a classifier its body."""
     model, name = initial_model(options, dropout)
-    if isinstance(model, GPT2Classifier):
-        model = model.transformer
-    _check_vocabulary(model, options)
-    return Initial(model, name)
+    check_vocabulary(model, f"--model {options.model}")
+    return getattr(model, "transformer", model), name
 
 
 def initial_instructed(options, dropout, template=None):
@@ -89,7 +80,7 @@ def initial_instructed(options, dropout, template=None):
         raise UserError(f"the model was tuned with a wording unknown here, '{model.template}', --model {options.model}; "
                         f"choose one with --template: {', '.join(TEMPLATES)}")  # fmt: skip
     add_special_tokens(model, TEMPLATES[model.template].special_tokens)
-    return Initial(model, name)
+    return model, name
 
 
 def choose_trainable(model, options, start):
@@ -133,34 +124,16 @@ def model_folder(name):
     size = ALIASES.get(name, name)
     if size in ALIASES.values():
         folder = Path("checkpoints") / size
-        if not folder.is_dir():
-            raise UserError(f"no weights of {size}, {folder}; fetch them with: python -m data_prep.gpt2 --size {size}")
+        absent = f"no weights of {size}, {folder}; fetch them with: python -m data_prep.gpt2 --size {size}"
     elif name == "mini":
-        folder = BUNDLED
-        if not folder.is_dir():
-            raise UserError(f"the bundled weights are gone, {folder}; restore the folder from the repository")
+        folder, absent = BUNDLED, f"the bundled weights are gone, {BUNDLED}; restore the folder from the repository"
     else:
-        folder = Path(name)
-        if not folder.is_dir():
-            raise UserError(f"no such model, {name}; use mini, 124M, 355M, 774M, 1558M or the path of a folder")
+        folder, absent = Path(name), f"no such model, {name}; use mini, 124M, 355M, 774M, 1558M or the path of a folder"
+    if not folder.is_dir():
+        raise UserError(absent)
     return folder
-
-
-def _check_vocabulary(model, options):
-    if model.config.vocab_size < Tokenizer.VOCAB_SIZE:
-        raise UserError(f"the model's vocabulary, {model.config.vocab_size}, is smaller than the tokenizer's, "
-                        f"{Tokenizer.VOCAB_SIZE}, --model {options.model}; use a model trained with GPT-2's tokens")  # fmt: skip
 
 
 def _is_folder(name):
     """Whether a name is a folder's; those of models are theirs, even where a folder is called so."""
     return name not in ("mini", *ALIASES, *ALIASES.values()) and Path(name).is_dir()
-
-
-def _named_config(name):
-    if _is_folder(name):
-        return read_config(Path(name))
-    try:
-        return GPT2Config.named(name)
-    except ValueError as error:
-        raise UserError(f"{error}; or give the path of a folder") from error

@@ -47,6 +47,13 @@ def stream_loss(model, batch, begin_id=None, vocabulary=None):
     return model(batch.token_ids, begin_id=begin_id, targets=batch.targets, vocabulary=vocabulary)
 
 
+def check_vocabulary(model, place):
+    """Raise UserError if a GPT2 or GPT2Classifier lacks some of GPT-2's tokens; `place` says which model it is."""
+    if model.config.vocab_size < Tokenizer.VOCAB_SIZE:
+        raise UserError(f"the model's vocabulary, {model.config.vocab_size}, is smaller than the tokenizer's, "
+                        f"{Tokenizer.VOCAB_SIZE}, {place}; use a model trained with GPT-2's tokens")  # fmt: skip
+
+
 @torch.no_grad()
 def add_special_tokens(model, names):
     """Give a GPT2 the special tokens `names`, ids 50257 and on, unless it has them already; in place.

@@ -275,12 +275,11 @@ class GPT2(nn.Module):
         x = self.drop(self.wte(token_ids) + self.wpe(positions))
         for layer, block in enumerate(self.h):
             wanted = at if layer == self.config.n_layer - 1 else None
-            if past_key_values is not None:
-                x = block(x, partial(past_key_values.attend, layer), at=wanted)
-            elif self.checkpoint_activations and self.training:
-                x = checkpoint(block, x, None, mask, wanted, use_reentrant=False)
+            cached_attention = None if past_key_values is None else partial(past_key_values.attend, layer)
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(block, x, cached_attention, mask, wanted, use_reentrant=False)
             else:
-                x = block(x, None, mask, wanted)
+                x = block(x, cached_attention, mask, wanted)
         return self.ln_f(x)
 
     def head(self, hidden):

@@ -18,7 +18,7 @@ from gptft.errors import DataError
 from gptft.files import write_text
 from gptft.metrics import calibration, roc_curve, wilson_interval
 from gptft.svg import Series, chart
-from gptft.tables import classification_rows, instruction_rows, loss_rows, marked
+from gptft.tables import classification_rows, instruction_rows, loss_rows, marked, splits_of
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 LEGEND = """<p>Of what the model read, <mark class="for" style="--a:.6">blue, underlined</mark> words spoke for the verdict
@@ -41,7 +41,7 @@ class FinishedRun(NamedTuple):
     @property
     def splits(self):
         """{split name: metrics} of the results."""
-        return {name: split for name, split in self.results.items() if isinstance(split, dict) and "loss" in split}
+        return splits_of(self.results)
 
 
 def read_run(folder):

@@ -48,6 +48,7 @@ def main(argv):
     from gptft.data.imdb import IMDbDataset, Review
     from gptft.data.sources import text_field
     from gptft.hardware import choose_hardware, evaluating
+    from gptft.language import check_vocabulary
     from gptft.pretrained import load_model
     from gptft.tokenizer import Tokenizer
 
@@ -56,9 +57,7 @@ def main(argv):
     model, tokenizer = load_model(folder, device=hardware.device), Tokenizer()
     if not isinstance(model, GPT2Classifier):
         raise UserError(f"a language model has no classes, {folder}; give a classifier's folder, or use gptft.generate")
-    if model.config.vocab_size < Tokenizer.VOCAB_SIZE:
-        raise UserError(f"the model's vocabulary, {model.config.vocab_size}, is smaller than GPT-2's, {folder}; "
-                        "use a model trained with GPT-2's tokens")  # fmt: skip
+    check_vocabulary(model, folder)
     limit, truncate = cut_in_training(folder, model.config.n_positions)
     names = model.class_names or [str(k) for k in range(model.n_classes)]
     tell(f"model: {folder} ({why}), classes: {', '.join(names)}; a text of more than {limit:,} tokens is cut: {truncate}\n"

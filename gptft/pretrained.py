@@ -64,7 +64,10 @@ def load_model(path, dtype=None, device="cpu", dropout=None):
             model = GPT2(config)
             model.template, model.special_tokens = saved.template, list(saved.special_tokens)
         else:
-            model = _build_classifier(config, score.shape[0], saved, folder)
+            try:
+                model = GPT2Classifier(config, score.shape[0], saved.pooling, saved.class_names)
+            except ValueError as error:  # one class, or another number of names than of classes
+                raise CheckpointError(f"{error}, {folder / 'config.json'}; save the model again") from error
             weights = {f"transformer.{name}": weight for name, weight in weights.items()} | {"score.weight": score}
     dtype, device = dtype or torch.float32, torch.device(device)
     state = {name: _place(weight, dtype, device) for name, weight in weights.items()}
@@ -188,13 +191,6 @@ def _check_finite(weights, folder):
             wrong.append(name)
     if wrong:
         raise CheckpointError(f"NaN or infinite weights in {', '.join(wrong)}, {folder}; fetch or train it again")
-
-
-def _build_classifier(config, n_classes, saved, folder):
-    try:
-        return GPT2Classifier(config, n_classes, saved.pooling, saved.class_names)
-    except ValueError as error:  # one class, or another number of names than of classes
-        raise CheckpointError(f"{error}, {folder / 'config.json'}; save the model again") from error
 
 
 def _place(weight, dtype, device):

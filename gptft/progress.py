@@ -45,12 +45,11 @@ class Progress:
         held = f"  {memory / 1e9:.2f} GB" if memory else ""
         text = (f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}{self.on_val}  "
                 f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left{held}  rate {rate:.1e}")  # fmt: skip
-        if self.live:
-            text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would leave a line behind each time
-            self.stream.write("\r" + text.ljust(self.width))
-            self.width = len(text)
-        else:
-            self.stream.write(text + "\n")
+        if not self.live:
+            return self.say(text)
+        text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would leave a line behind each time
+        self.stream.write("\r" + text.ljust(self.width))
+        self.width = len(text)
         self.stream.flush()
 
     def evaluated(self, step, metrics, seconds, best):

@@ -221,10 +221,9 @@ def _check_folder(run, resume, overwrite):
         raise UserError(f"--out holds files that are not a run's, {run.folder}; choose another folder")
     if resume and not run.resumable():
         raise UserError(f"nothing to resume, no saved state in {run.folder}; start again with --overwrite")
-    if not (resume or overwrite):
-        for found, what in (((run.folder / FINISHED).exists(), "results"), (run.resumable(), "a resumable state")):
-            if found:
-                raise UserError(f"--out already holds {what}, {run.folder}; use --resume, --overwrite or another --out")
+    found = "results" if (run.folder / FINISHED).exists() else "a resumable state" if run.resumable() else None
+    if found and not (resume or overwrite):
+        raise UserError(f"--out already holds {found}, {run.folder}; use --resume, --overwrite or another --out")
 
 
 def _lock(run):
@@ -265,9 +264,7 @@ def _check_same(run, command, options):
 
 def _surroundings():
     """Versions, time and git commit (None outside a git checkout)."""
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "tiktoken"):
-        versions[package] = importlib.metadata.version(package)
+    versions = {package: importlib.metadata.version(package) for package in ("torch", "numpy", "tiktoken")}
     try:
         git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=Path(__file__).parent,
                              capture_output=True, text=True, timeout=10)  # fmt: skip
@@ -275,5 +272,5 @@ def _surroundings():
     except (OSError, subprocess.SubprocessError):
         commit = None
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"versions": versions, "processes": int(os.environ.get("WORLD_SIZE", 1)), "platform": platform.platform(),
-            "git_commit": commit, "started": started}  # fmt: skip
+    return {"versions": {"python": platform.python_version()} | versions, "processes": int(os.environ.get("WORLD_SIZE", 1)),
+            "platform": platform.platform(), "git_commit": commit, "started": started}  # fmt: skip

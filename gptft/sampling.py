@@ -61,10 +61,7 @@ class Sampler:
     def __call__(self, logits):
         if self.seen is not None:
             logits = penalize(logits, self.seen, self.sampling.repetition_penalty)
-        if self.uniforms is None:
-            ids = logits.argmax(-1)
-        else:
-            ids = draw(logits, self.uniforms[:, self.step], self.sampling)
+        ids = logits.argmax(-1) if self.uniforms is None else draw(logits, self.uniforms[:, self.step], self.sampling)
         if self.seen is not None:
             self.seen.scatter_(1, ids[:, None], True)
         self.step += 1

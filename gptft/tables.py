@@ -91,23 +91,23 @@ def instruction_rows(base, tuned):
 TASK_TITLES = {"written": "tasks whose written answer passes", "forced_choice": "tasks whose right answer is the likeliest of 4"}
 
 
-def instruction_table(base, tuned):
-    """`instruction_rows(base, tuned)` as lines of text."""
-    return text_table(instruction_rows(base, tuned))
-
-
 def loss_rows(splits):
     """{split name: dict of numbers}, of a task without a table of its own -> rows with a header."""
     names = list(next(iter(splits.values())))
     return [["", *names], *([split, *(f"{values[name]:,.6g}" for name in names)] for split, values in splits.items())]
 
 
+def splits_of(results):
+    """The dict of a results.json -> {split name: its metrics}. A dict of words by class may have a key "loss", too."""
+    return {name: m for name, m in results.items() if isinstance(m, dict) and isinstance(m.get("loss"), (int, float))}
+
+
 def results_text(results):
     """The dict of a results.json -> lines of text."""
-    splits = {name: split for name, split in results.items() if isinstance(split, dict) and "loss" in split}
+    splits = splits_of(results)
     if results["task"] == "classification":
         return classification_table(splits, results["classes"])
-    return instruction_table(results["base"], results) if results["task"] == "instructions" else text_table(loss_rows(splits))
+    return text_table(instruction_rows(results["base"], results) if results["task"] == "instructions" else loss_rows(splits))
 
 
 def marked(pieces, mark, plain=str):

@@ -106,16 +106,6 @@ def order(text, items):
     return mentions(text, items) == items
 
 
-def lower(text):
-    """No capital letter, and at least one small one."""
-    return text.islower()
-
-
-def upper(text):
-    """No small letter, and at least one capital."""
-    return text.isupper()
-
-
 def words(text, low=1, high=10**6):
     """From `low` to `high` words, as white space divides them."""
     return low <= len(text.split()) <= high
@@ -167,5 +157,6 @@ def ends(text, phrase):
     return text.lower().endswith(phrase.lower())
 
 
-CHECKS = {check.__name__: check for check in (answer, choice, number, items, order, lower, upper, words, sentences, has,
-                                              lacks, without_letter, is_json, starts, ends)}  # fmt: skip
+CHECKS = {check.__name__: check for check in (answer, choice, number, items, order, words, sentences, has, lacks,
+                                              without_letter, is_json, starts, ends)}  # fmt: skip
+CHECKS |= {"lower": str.islower, "upper": str.isupper}  # no letter of the other kind, and at least one of this

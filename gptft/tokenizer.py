@@ -69,6 +69,7 @@ class Tokenizer:
     """
 
     VOCAB_SIZE = 50257
+    fingerprint = VOCAB_BPE_SHA256[:12]  # a short name of this vocabulary, for caches of token ids
 
     def __init__(self, special_tokens=()):
         ranks = read_merges()
@@ -112,8 +113,3 @@ class Tokenizer:
     def _whole(self):
         """The same merges on a text that is not cut into pieces."""
         return tiktoken.Encoding(name="whole", pat_str="(?s:.+)", mergeable_ranks=read_merges(), special_tokens={})
-
-    @cached_property
-    def fingerprint(self):
-        """A short name of this vocabulary, for caches of token ids."""
-        return VOCAB_BPE_SHA256[:12]

@@ -208,10 +208,9 @@ class _Trainer:
             raise UserError(f"the loss on val is {metrics['loss']} at step {self.step}, {self.run.folder}; {GENTLER}")
         value = score(metrics)
         better = self.best_score is None or value > self.best_score
+        self.evals_since_best += 1
         if better:
             self.best, self.best_score, self.best_step, self.evals_since_best = metrics, value, self.step, 0
-        else:
-            self.evals_since_best += 1
         if distributed.is_main():
             if better:
                 save_model(self.model, self.run.folder)

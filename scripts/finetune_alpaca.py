@@ -64,14 +64,15 @@ def inspect(examples, tokenizer):
 def report(run, results, base, datasets, predictions, before):
     """Write what the tuned model (and, before it, the base) did, and print it."""
     from gptft.page import write_page
-    from gptft.tables import instruction_table
+    from gptft.tables import instruction_rows, text_table
 
     asked = {example.id: example._asdict() for example in datasets["test"].examples}
     examples = [asked[row["id"]] | {"base": old["response"], "tuned": row["response"]} for row, old in zip(predictions, before)]
     run.write_predictions(predictions, examples[:SHOWN])
     run.write_results(results | {"base": base})
     write_page(run.folder)
-    print(f"\nthe best weights, of step {results['best_step']}:\n{instruction_table(base, results)}\npage: {run.folder / 'report.html'}")
+    print(f"\nthe best weights, of step {results['best_step']}:", text_table(instruction_rows(base, results)),
+          f"page: {run.folder / 'report.html'}", sep="\n")  # fmt: skip
 
 
 @command
@@ -102,7 +103,7 @@ def main(argv):
     if args.evaluate_only and Run(options.out).read_results().get("task", "instructions") != "instructions":
         raise UserError(f"--out holds the results of another task, {options.out}; give a run of this script")
     if args.evaluate_only and not args.template:
-        args.template = load(trained, None).model.template
+        args.template = load(trained, None)[0].template
     model, description = load(model_options, args.template)
     trained_part = choose_trainable(model, trainable, model_options)
     template = model.template
@@ -143,8 +144,8 @@ def main(argv):
     del model  # a device needs room for one at a time
 
     def evaluate(which):
-        model = load(which, template).model.to(hardware.device)
-        return evaluate_instructions(model, datasets, tokenizer, hardware, args.test_prompts, at_once)
+        model, _ = load(which, template)
+        return evaluate_instructions(model.to(hardware.device), datasets, tokenizer, hardware, args.test_prompts, at_once)
 
     print("writing answers to test prompts and tasks, with the tuned weights and with those before", flush=True)
     tuned, predictions = evaluate(trained)

@@ -102,6 +102,8 @@ def build(name, folder):
         save_model(GPT2Classifier(SHAPE, class_names=["0", "1"]), folder)
     elif name == "small":
         save_model(GPT2(dataclasses.replace(SHAPE, vocab_size=100)), folder)
+    elif name == "small_classifier":
+        save_model(GPT2Classifier(dataclasses.replace(SHAPE, vocab_size=100), class_names=["0", "1"]), folder)
     elif name == "adapter":  # of rank 2, for the model in ./lm
         lm = GPT2(SHAPE)
         add_adapters(lm, 2, base="lm")
@@ -179,6 +181,7 @@ class RunsCode:
 
 
 LM, CLASSIFIER, SMALL, ADAPTER, BUNDLE, FINISHED, STATE = map(Path, "lm classifier small adapter bundle finished state".split())
+SMALL_CLASSIFIER = Path("small_classifier")
 
 # ---------------------------------------------------------------- data_prep
 
@@ -319,6 +322,7 @@ IMDB_TUNING = DATA | {
     "model folder empty": (MODEL, "neither config.json", {"a.jsonl": REVIEWS, "m": None}),
     "model and shape": (f"{MODEL} --n-layer 2", "leave out either", model()),
     "vocabulary of another size": (MODEL, "the model's vocabulary, 100, is smaller than the tokenizer's", model(SMALL)),
+    "classifier of another vocabulary": (MODEL, "the model's vocabulary, 100, is smaller", model(SMALL_CLASSIFIER)),
     "config.json of another kind": (MODEL, "model_type is 'llama' instead of 'gpt2', m/config.json", model(x=lambda: edit("m/config.json", lambda c: c | {"model_type": "llama"}))),
     "config.json not JSON": (MODEL, "not JSON, m/config.json", model(**{"m/config.json": "{"})),
     "config.json binary": (MODEL, "not JSON, m/config.json", model(**{"m/config.json": b"\xff"})),
@@ -439,7 +443,7 @@ GENERATE = {
     "no model anywhere": ("--prompt a", "the bundled weights are gone"),
     "model unknown": ("--model m --prompt a", "no such model, m;"),
     "a classifier": (f"{ASK} --prompt a", "a classifier writes no text, m;", {"m": CLASSIFIER}),
-    "vocabulary of another size": (f"{ASK} --prompt a", "the model's vocabulary, 100, is smaller than GPT-2's, m;", {"m": SMALL}),
+    "vocabulary of another size": (f"{ASK} --prompt a", "the model's vocabulary, 100, is smaller than the tokenizer's, 50257, m;", {"m": SMALL}),
     "no wording": (f"{ASK} --instruction a", "knows no wording for instructions, m;", {"m": LM, "x": lambda: edit("m/config.json", lambda c: {k: v for k, v in c.items() if k != "gptft"})}),
     "too long": ([*ASK.split(), "--prompt", "a " * 60, "--max-new-tokens", "10"], "n_positions, 64; shorten", {"m": LM}),
     "weights with infinity": (f"{ASK} --prompt a", "NaN or infinite weights in wte.weight, m;", {"m": LM, "x": lambda: weights("m/model.safetensors", lambda t: t["transformer.wte.weight"][0, 0].fill_(float("inf")))}),

@@ -13,7 +13,7 @@ from conftest import ROOT
 from gptft import report
 from scripts import train_logreg
 
-WORDS = {"bad": ["awful", "boring", "dull"], "good": ["great", "fine", "lovely"], "so-so": ["usual", "plain", "mixed"]}
+WORDS = {"bad": ["awful", "boring", "dull"], "good": ["great", "fine", "lovely"], "loss": ["usual", "plain", "mixed"]}
 
 
 def run(*argv):

@@ -54,8 +54,7 @@ def read_huggingface_config(path):
     """config.json -> SavedConfig. Raises CheckpointError, naming the file, the key and its value."""
     config = read_json(path)
     if config.get("model_type") != "gpt2":
-        what = f"model_type is {config.get('model_type')!r} instead of 'gpt2'"
-        raise CheckpointError(f"{what}, {path}; only GPT-2 can be loaded")
+        raise CheckpointError(f"model_type is {config.get('model_type')!r} instead of 'gpt2', {path}; only GPT-2 can be loaded")
     shape = _shape(path, config, SIZES)
     for key, accepted in (COMPUTED_HERE | {"n_inner": (None, 4 * shape.n_embd)}).items():
         if config.get(key, accepted[0]) not in accepted:
@@ -91,9 +90,7 @@ def huggingface_config(shape, pooling=None, class_names=None, template=None, spe
         "embd_pdrop": shape.dropout,
         "attn_pdrop": attention_dropout,
         "resid_pdrop": shape.dropout,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "pad_token_id": end,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end),
         "initializer_range": 0.02,
         "use_cache": True,
     }
@@ -102,8 +99,7 @@ def huggingface_config(shape, pooling=None, class_names=None, template=None, spe
         config["id2label"] = {str(i): name for i, name in enumerate(class_names)}
         config["label2id"] = {name: i for i, name in enumerate(class_names)}
     if pooling not in (None, "last"):
-        note = "transformers knows only 'last' and would give other logits"
-        config["gptft"] = {"pooling": pooling, "note": note}
+        config["gptft"] = {"pooling": pooling, "note": "transformers knows only 'last' and would give other logits"}
     if template or special_tokens:
         config["gptft"] = {"template": template, "special_tokens": list(special_tokens)}
     return config

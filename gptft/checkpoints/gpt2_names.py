@@ -58,16 +58,11 @@ def from_openai(variables, config, source):
 
     Raises CheckpointError that names `source` and lists every variable that is missing, unknown or of another shape.
     """
-    wanted, ours = {}, {}
-    for name, (openai, shape, is_matrix) in weight_table(config).items():
-        wanted[openai] = (1, *shape[::-1]) if is_matrix else shape
-        ours[openai] = (name, is_matrix)
+    table = weight_table(config)
+    wanted = {openai: (1, *shape[::-1]) if is_matrix else shape for openai, shape, is_matrix in table.values()}
     found = {name: torch.from_numpy(array) for name, array in variables.items()}
     _check(found, wanted, source)
-    weights = {}
-    for openai, (name, is_matrix) in ours.items():
-        weights[name] = found[openai][0].T if is_matrix else found[openai]
-    return weights
+    return {name: found[openai][0].T if is_matrix else found[openai] for name, (openai, _, is_matrix) in table.items()}
 
 
 def from_huggingface(tensors, config, source, is_classifier=False):
@@ -77,11 +72,8 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     passed on. The masks and a copy of wte as "lm_head.weight" are dropped.
     Raises CheckpointError that names `source` and lists every tensor that is missing, unknown or of another shape.
     """
-    wanted, matrices = {}, set()
-    for name, (_, shape, is_matrix) in weight_table(config).items():
-        wanted[name] = shape[::-1] if is_matrix else shape
-        if is_matrix:
-            matrices.add(name)
+    table = weight_table(config)
+    wanted = {name: shape[::-1] if is_matrix else shape for name, (_, shape, is_matrix) in table.items()}
     found, twice = {}, []
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix("transformer.")
@@ -98,7 +90,7 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     if head is not None and (head.dtype != wte.dtype or not torch.equal(head, wte)):
         what = "lm_head.weight differs from wte.weight, but GPT-2's head is tied to it"
         raise CheckpointError(f"{what}, {source}; only tied models can be loaded")
-    return {name: found[name].T if name in matrices else found[name] for name in wanted}
+    return {name: found[name].T if name in table and table[name][2] else found[name] for name in wanted}
 
 
 def to_huggingface(weights, config):

@@ -60,8 +60,7 @@ class SortedTable:
         for _, (begin, end) in self._block(index_begin, index_end):
             (block_begin, block_end), at = self._handle(begin, end)
             if at != end or block_begin != data_end or block_end > meta_begin:
-                what = f"expected the handle of a block from byte {data_end}, at most up to {meta_begin}"
-                raise self.damaged(begin, what)
+                raise self.damaged(begin, f"expected the handle of a block from byte {data_end}, at most up to {meta_begin}")
             data_end = block_end
             for key, place in self._block(block_begin, block_end):
                 if last is not None and key <= last:

@@ -12,7 +12,6 @@ Source: Taori et al. 2023, "Stanford Alpaca", `train.py` (wording, and labels on
 "Self-Instruct" (instruction, input, output).
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +23,7 @@ from gptft.errors import DataError
 # ---------------------------------------------------------------- prompts
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """A wording around an instruction. `before` and `after` are special tokens, single ids that no text can spell.
 
     `markers` are pieces of the wording, which a response should not contain.
@@ -97,17 +95,8 @@ class Example(NamedTuple):
     output: str
 
 
-@dataclass(frozen=True)
-class InstructionSet:
-    """The examples of a source; `splits` holds train, val and test, in this order."""
-
-    name: str
-    splits: dict[str, list[Example]]
-    notes: list[str] = field(default_factory=list)
-
-
 def load_instructions(source="sample", seed=0):
-    """Read instructions -> InstructionSet.
+    """Read instructions -> Source, with an Example for each record.
 
     source: what `--data` names: "sample", a folder, or a .jsonl, .json or .csv file, with records as `read_example`
         takes them. Records with an empty output teach nothing and are left out, with a note.
@@ -123,7 +112,7 @@ def load_instructions(source="sample", seed=0):
             notes.append(f"{split}: {empty:,} of {len(examples):,} records have an empty output and are left out")
         if not splits[split]:
             raise DataError(f"every output of {split} is empty, {records[0].path}; add examples with a response")
-    return InstructionSet(found.name, splits, notes)
+    return found._replace(splits=splits, notes=notes)
 
 
 def read_examples(records):
@@ -139,12 +128,11 @@ def read_example(record):
     one assistant's {"role": ..., "content": ...}. The id is the field `id`, or the number of the record.
     Raises DataError, with the record's place.
     """
-    names = ("instruction", "input", "output")
+    instruction, input, output = "instruction", "input", "output"
     if "messages" in record.fields:
-        record, names = _of_messages(record), ("user", None, "assistant")
+        record, instruction, input, output = _of_messages(record), "user", None, "assistant"
     elif "prompt" in record.fields:
-        names = ("prompt", None, "completion")
-    instruction, input, output = names
+        instruction, input, output = "prompt", None, "completion"
     return Example(
         record.fields.get("id", record.number),
         text_field(record, instruction).strip(),

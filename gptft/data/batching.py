@@ -20,6 +20,7 @@ from gptft.data.tokens import IGNORED
 
 BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))  # padded lengths, in tokens
 POOL = 32  # batches that are sorted by length together
+EVAL_BATCH = 32  # rows of a pass of evaluation, or prompts answered at the same time, at most
 
 
 class ClassifierBatch(NamedTuple):
@@ -62,35 +63,27 @@ def pad(rows, length, value):
     return out
 
 
+def _read(dataset, rows, pad_id):
+    """Rows of a dataset -> their ids, padded, (B, T) int64; what stands beside each; their lengths; `rows`, (B,) int64."""
+    token_ids, labels = zip(*(dataset[int(row)] for row in rows))
+    lengths = [len(ids) for ids in token_ids]
+    padded = pad(token_ids, bucket_length(max(lengths), dataset.max_length), pad_id)
+    return padded, labels, lengths, torch.from_numpy(np.asarray(rows, dtype=np.int64))
+
+
 def classifier_batch(dataset, rows, pad_id):
     """Rows of a dataset of (token_ids, label) -> ClassifierBatch."""
-    examples = [dataset[int(row)] for row in rows]
-    lengths = [len(ids) for ids, _ in examples]
-    return ClassifierBatch(
-        token_ids=pad([ids for ids, _ in examples], bucket_length(max(lengths), dataset.max_length), pad_id),
-        lengths=torch.tensor(lengths),
-        labels=torch.tensor([label for _, label in examples]),
-        rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-        n=len(rows),
-        n_tokens=sum(lengths),
-    )
+    token_ids, labels, lengths, rows = _read(dataset, rows, pad_id)
+    return ClassifierBatch(token_ids, torch.tensor(lengths), torch.tensor(labels), rows, n=len(rows), n_tokens=sum(lengths))
 
 
 def lm_batch(dataset, rows, pad_id):
     """Rows of a dataset of (token_ids, labels), labels aligned and -100 where nothing is learned -> LMBatch."""
-    examples = [dataset[int(row)] for row in rows]
-    lengths = [len(ids) for ids, _ in examples]
-    T = bucket_length(max(lengths), dataset.max_length)
-    labels = pad([labels for _, labels in examples], T, IGNORED)  # never by pad_id, which is learned where it ends a text
+    token_ids, labels, lengths, rows = _read(dataset, rows, pad_id)
+    T = token_ids.shape[1]
+    labels = pad(labels, T, IGNORED)  # never by pad_id, which is learned where it ends a text
     row, t = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    return LMBatch(
-        token_ids=pad([ids for ids, _ in examples], T, pad_id),
-        labels=labels,
-        learned=row * T + t,
-        rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-        n=len(row),
-        n_tokens=sum(lengths),
-    )
+    return LMBatch(token_ids, labels, row * T + t, rows, n=len(row), n_tokens=sum(lengths))
 
 
 def epoch_batches(lengths, batch_size, seed, epoch):
@@ -120,7 +113,6 @@ class TrainBatches:
 
     def __init__(self, dataset, collate, pad_id, options):
         self.dataset, self.collate, self.pad_id, self.options = dataset, collate, pad_id, options
-        self.lengths = np.asarray(dataset.lengths)
         self.steps_per_epoch = -(-len(dataset) // options.batch_size)
         self.n_steps = min(options.epochs * self.steps_per_epoch, options.max_steps or 2**62)
         self._epoch, self._batches = None, None
@@ -128,7 +120,7 @@ class TrainBatches:
     def rows(self, epoch, i):
         """The row numbers of step i (from 0) of an epoch (from 0), those of all processes, (n,) int64."""
         if epoch != self._epoch:
-            batches = epoch_batches(self.lengths, self.options.batch_size, self.options.seed, epoch)
+            batches = epoch_batches(self.dataset.lengths, self.options.batch_size, self.options.seed, epoch)
             self._epoch, self._batches = epoch, batches
         return self._batches[i]
 

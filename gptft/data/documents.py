@@ -24,14 +24,6 @@ from gptft.data.tokens import IGNORED
 from gptft.errors import DataError
 
 
-class Documents(NamedTuple):
-    """The texts of a source by split, train, val and test, and what a person should know about them."""
-
-    name: str
-    splits: dict[str, list[str]]
-    notes: list[str]
-
-
 class WindowBatch(NamedTuple):
     """One forward pass. `n` counts the targets that are learned, `n_tokens` the tokens that are read."""
 
@@ -42,7 +34,7 @@ class WindowBatch(NamedTuple):
 
 
 def load_documents(data, seed):
-    """Read what `--data` names -> Documents.
+    """Read what `--data` names -> Source, with a text for each record.
 
     data, seed: as `load_splits` takes them; a folder's unsup.jsonl belongs to train. The splits of a source with labels
         are those of the classifier's script.
@@ -59,7 +51,7 @@ def load_documents(data, seed):
     if not train:
         raise DataError(f"every training text stands in val or test, too, {data}; add others")
     notes = [*source.notes, f"{left_out} texts that stand in val or test were left out of train"]
-    return Documents(source.name, splits | {"train": train}, notes)
+    return source._replace(splits=splits | {"train": train}, notes=notes)
 
 
 def some_documents(texts, store, n_tokens):

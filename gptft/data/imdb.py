@@ -10,7 +10,6 @@ Source: Maas et al. 2011 (the data); Sun et al. 2019, "How to Fine-Tune BERT for
 """
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +31,13 @@ class Review(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class ReviewSet:
+class ReviewSet(NamedTuple):
     """The reviews of a source. `splits` holds train, val and test, in this order (and `implied` for the sample)."""
 
     name: str
     classes: list[str]
     splits: dict[str, list[Review]]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def load_reviews(source="sample", seed=0):

@@ -40,10 +40,10 @@ class Record(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Records by split, in the order train, val, test, and what a person should know about them."""
+    """Records by split, or what was made of them, in the order train, val, test, and what a person should know about them."""
 
     name: str
-    splits: dict[str, list[Record]]
+    splits: dict[str, list]
     notes: list[str]
 
 
@@ -96,28 +96,21 @@ def _read_json(path):
 def _read_csv(path):
     csv.field_size_limit(MAX_LINE)  # Python's own limit, 131,072 characters, is shorter than some documents
     rows = csv.reader((line for _, line in _lines(path)), strict=True)
-    header = None
-    while True:
-        number = rows.line_num + 1  # where the row starts: a quoted field may hold line breaks
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise DataError(f"bad CSV ({error}), {path}, line {number}; check its quotes") from error
-        if row is None:
-            return
-        if not row:  # a blank line
-            continue
-        if header is None:
-            header = [name.strip() for name in row]
-            if len(set(header)) < len(header):
-                raise DataError(f"a column name stands twice, {path}, line {number}; rename one")
-        elif len(row) != len(header):
-            raise DataError(
-                f"{len(row)} columns where the header has {len(header)}, {path}, line {number}; "
-                "put a text with commas or line breaks between double quotes"
-            )
-        else:
-            yield Record(path, number, dict(zip(header, row)))
+    header, number = None, 1  # where the row starts: a quoted field may hold line breaks
+    try:
+        for row in rows:  # a blank line is an empty one
+            if row and header is None:
+                header = [name.strip() for name in row]
+                if len(set(header)) < len(header):
+                    raise DataError(f"a column name stands twice, {path}, line {number}; rename one")
+            elif row and len(row) != len(header):
+                raise DataError(f"{len(row)} columns where the header has {len(header)}, {path}, line {number}; "
+                                "put a text with commas or line breaks between double quotes")  # fmt: skip
+            elif row:
+                yield Record(path, number, dict(zip(header, row)))
+            number = rows.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"bad CSV ({error}), {path}, line {number}; check its quotes") from error
 
 
 def _read_txt(path):
@@ -287,8 +280,7 @@ def _folder_files(folder):
     """{split: file} of the splits that a folder holds; two files for one split are an error."""
     files = {}
     for split in SPLITS:
-        found = [folder / (split + suffix) for suffix in (".jsonl", ".csv", ".json")]
-        found = [file for file in found if file.exists()]
+        found = [file for suffix in (".jsonl", ".csv", ".json") if (file := folder / (split + suffix)).exists()]
         if len(found) > 1:
             raise DataError(f"{found[0].name} and {found[1].name} both stand in {folder}; keep one")
         if found:
@@ -326,8 +318,7 @@ def _complete(found, path, seed, text, label):
     train = found["train"]
     rows = split_seeded([text(r) for r in train], missing, seed, [label(r) for r in train] if label else None)
     if not all(rows.values()):
-        names = " and ".join(missing)
-        raise DataError(f"too few different texts to split {names} off {len(train)} records, {path}; add some")
+        raise DataError(f"too few different texts to split {' and '.join(missing)} off {len(train)} records, {path}; add some")
     found = found | {split: [train[row] for row in rows[split]] for split in rows}
     counts = " and ".join(f"{len(rows[split])} for {split}" for split in reversed(missing))
     notes = [f"{path}: {counts} split off {len(train)} training records (seed {seed})"]
