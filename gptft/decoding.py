@@ -5,8 +5,10 @@ chosen. Rows of unequal length need no padding among their keys: a row's tokens 
 would alone. A row that ends leaves the batch, and the rest gets faster.
 
 On a GPU the next pass is started before this one's ids are looked at, so that the device never waits for Python; a row
-that turns out to have ended has then done one pass too many, which is thrown away. A CPU, which computes in the order
-it is told, looks first.
+that turns out to have ended has then done one pass too many, which is thrown away. And a pass is a few hundred small
+kernels, each done sooner than Python has asked for it: they are recorded once, as a CUDA graph, and then launched
+together. A recording has fixed shapes, so rows that ended leave only when half of them have. A CPU, which computes in the
+order it is told, looks first.
 
 Left out: beam search, speculative decoding, and new prompts taking the place of rows that ended.
 Source: Pope et al. 2022, section 2 (prefill and decode); transformers' `generate` for what it returns.
@@ -14,6 +16,7 @@ Source: Pope et al. 2022, section 2 (prefill and decode); transformers' `generat
 
 import codecs
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from gptft.sampling import Sampler
 from gptft.tokenizer import Tokenizer
 
 LOOK_LATER = ("cuda",)  # kinds of device that compute while Python goes on
+RECORD_FROM = 16  # tokens: a recording costs two of them and some milliseconds
 
 
 @dataclass
@@ -154,7 +158,9 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
 def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
     """Yields (i, Generation) as rows end."""
     look_later = model.wte.weight.device.type in LOOK_LATER
+    record = look_later and n_tokens >= RECORD_FROM
     cache, logits = _prefill(model, [row.prompt for row in rows], n_tokens - 1)
+    next_logits = _Recorded(model, cache) if record else partial(_next_logits, model, cache)
     for step in range(n_tokens):
         logits = logits[:, :n_ids].float()
         ids = sampler(logits)
@@ -163,22 +169,26 @@ def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
             chosen.append(logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1))
         arriving = _Arriving(chosen)
         if look_later and step < n_tokens - 1:
-            logits = _next_logits(model, ids, cache)
+            logits = next_logits(ids)
         going_on = []
         for k, (row, *token) in enumerate(zip(rows, *arriving.wait())):
+            if row.generation.ended:  # earlier, and has kept its place
+                continue
             if row.take(*token):
                 yield row.number, row.generation
             else:
                 going_on.append(k)
         if not going_on:
             return
-        if len(going_on) < len(rows):
+        few = 2 * len(going_on) <= len(rows) and n_tokens - step > RECORD_FROM
+        if len(going_on) < len(rows) and (few or not record):
             rows = [rows[k] for k in going_on]
             ids, logits = ids[going_on], logits[going_on]
             cache.arrange(going_on)
             sampler.arrange(going_on)
+            next_logits = _Recorded(model, cache) if record else next_logits
         if not look_later:
-            logits = _next_logits(model, ids, cache)
+            logits = next_logits(ids)
 
 
 def _prefill(model, prompts, n_more):
@@ -198,9 +208,43 @@ def _prefill(model, prompts, n_more):
     return cache, model.head(hidden)[rows]
 
 
-def _next_logits(model, ids, cache):
+def _next_logits(model, cache, ids):
     """One more token a row, (B,) -> logits (B, V)."""
     return model.head(model.hidden_states(ids[:, None], cache)[:, 0])
+
+
+class _Recorded:
+    """`_next_logits` as a recording; what it returns is overwritten when it is called again."""
+
+    def __init__(self, model, cache):
+        self.cache, self.ids = cache, torch.zeros_like(cache.lengths)
+        lengths, longest, cache.fixed = cache.lengths.clone(), cache.longest, True
+
+        def step():
+            cache.longest = longest  # nothing has been read yet
+            return _next_logits(model, cache, self.ids)
+
+        self.replay, self.logits = _record(step)
+        cache.lengths.copy_(lengths)
+        cache.longest = longest
+
+    def __call__(self, ids):
+        self.ids.copy_(ids)
+        self.replay()
+        self.cache.longest += 1
+        return self.logits
+
+
+def _record(step):
+    """Run `step` on a GPU and record it -> (a function that runs it again, the tensor it then writes to)."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()  # libraries set themselves up, which can't be recorded
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph.replay, result
 
 
 class _Arriving:

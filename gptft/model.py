@@ -32,7 +32,8 @@ class KVCache:
     is allocated once; what lies behind a row's length is never looked at, and overwritten.
 
     `kv` is (n_layer, 2, B, H, n_slots, D): a head reads what lies side by side. `lengths` is (B,) int64; `longest`, an int, is
-    at least their maximum, so that nobody has to ask the device, and `even` says that all are equal to it.
+    at least their maximum, so that nobody has to ask the device, and `even` says that all are equal to it. Where all steps
+    must have the same shapes, `fixed` set to True lets each attend to all slots, behind a mask.
     On a CPU the cache of bfloat16 weights is float32: the attention of a single query is six times as fast.
     n_rows: B. Raises ValueError if n_slots is more than the model's n_positions.
     """
@@ -44,6 +45,7 @@ class KVCache:
         shape = (config.n_layer, 2, n_rows, config.n_head, n_slots, config.n_embd // config.n_head)
         dtype = torch.promote_types(weight.dtype, torch.float32) if weight.device.type == "cpu" else weight.dtype
         self.kv = torch.zeros(shape, dtype=dtype, device=weight.device)
+        self.fixed = False
         self.truncate([0] * n_rows)
 
     def truncate(self, lengths):
@@ -63,15 +65,16 @@ class KVCache:
         if self.longest + T > n_slots:
             raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {n_slots} slots")
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.kv.device)
-        if not self.even:
-            self.rows = torch.arange(len(self.lengths), device=self.kv.device)[:, None]
-        self.begin, self.mask = self.longest, None  # an empty cache needs no mask, nor does one new token of even rows
-        if self.longest and not (self.even and T == 1):  # is_causal would not do: it lets query 0 see key 0 only
-            slots = torch.arange(self.longest + T, device=self.kv.device)
+        in_turn = self.even and not self.fixed  # the new tokens of all rows go to the same slots
+        self.rows = None if in_turn else torch.arange(len(self.lengths), device=self.kv.device)[:, None]
+        self.begin, self.end = self.longest, n_slots if self.fixed else self.longest + T
+        self.mask = None  # an empty cache needs none, nor does one new token of even rows
+        if self.longest and not (in_turn and T == 1):  # is_causal would not do: it lets query 0 see key 0 only
+            slots = torch.arange(self.end, device=self.kv.device)
             unseen = slots > self.positions[:, None, :, None]
             zeros = torch.zeros_like(unseen, dtype=self.kv.dtype)  # (B, 1, T, slots)
             self.mask = zeros.masked_fill(unseen, -torch.inf)
-        self.lengths = self.lengths + T
+        self.lengths += T
         self.longest += T
         return self.positions
 
@@ -79,13 +82,13 @@ class KVCache:
         """Store a layer's new keys and values, then attend to all of the row's: (B, T, 3, H, D) -> (B, H, T, D)."""
         q, k, v = new = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         kv = self.kv[layer, :, : len(qkv)]
-        if self.even:
-            kv[..., self.begin : self.longest, :] = new[1:]
+        if self.rows is None:
+            kv[..., self.begin : self.end, :] = new[1:]
         else:
             kv[:, self.rows, :, self.positions] = qkv[:, :, 1:].to(kv.dtype)
         if not self.begin:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        k, v = kv[..., : self.longest, :]
+        k, v = kv[..., : self.end, :]
         return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=self.mask).to(q.dtype)
 
 

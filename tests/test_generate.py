@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gptft.classifier import GPT2Classifier
 from gptft.config import GPT2Config
@@ -114,8 +116,54 @@ def test_a_gpu_goes_on_before_its_ids_are_looked_at(fixture, model, monkeypatch)
     expected = generate(model, prompts, 200, seed=5, eos_id=stop, repetition_penalty=1.1)
     assert len({len(row) for row in expected}) > 2
     monkeypatch.setattr("gptft.decoding.LOOK_LATER", ("cpu",))
+    monkeypatch.setattr("gptft.decoding.RECORD_FROM", 1000)
     assert generate(model, prompts, 200, seed=5, eos_id=stop, repetition_penalty=1.1) == expected
     assert generate(model, prompts, 200, temperature=0, eos_id=stop) == rows(fixture["stopped"])
+
+
+class Recording(TorchDispatchMode):
+    """What a CUDA graph does, on a CPU: the kernels that ran are run again, on the same memory, without Python's part."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = []
+
+    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):
+        self.kernels.append((kernel, args, kwargs or {}, kernel(*args, **(kwargs or {}))))
+        return self.kernels[-1][-1]
+
+    def replay(self):
+        for kernel, args, kwargs, results in self.kernels:
+            again = kernel(*args, **kwargs)
+            for old, new in zip(tree_leaves(results), tree_leaves(again)):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def test_a_recorded_step_writes_the_same(fixture, model, monkeypatch):
+    # As on a GPU: nothing but the kernels of one pass is repeated, so positions and masks must come from tensors.
+    batches = []
+
+    def record(step):
+        step()
+        with Recording() as recording:
+            result = step()
+        batches.append(len(result))
+        return recording.replay, result
+
+    (stop,) = fixture["stop_ids"].tolist()
+    prompts, options = rows(fixture["prompts"]), dict(seed=5, eos_id=stop, repetition_penalty=1.1)
+    expected = generate(model, prompts, 200, **options)
+    assert len(set(map(len, prompts))) > 1 and len(set(map(len, expected))) > 2
+    monkeypatch.setattr("gptft.decoding.LOOK_LATER", ("cpu",))
+    monkeypatch.setattr("gptft.decoding._record", record)
+    assert generate(model, prompts, 200, **options) == expected
+    assert batches[0] == len(prompts) and 1 < len(batches) == len(set(batches)) < len(prompts)  # again when half are left
+    assert generate(model, prompts, 200, temperature=0, eos_id=stop) == rows(fixture["stopped"])
+    generate(model, prompts, 15)
+    assert len(batches) == 2 * len(set(batches))  # too few tokens to be worth it
+    on = [generate(model, prompts[:1], n, seed=1)[0] for n in (16, 17, 60)]
+    assert on[0] == on[1][:16] == on[2][:16]
 
 
 @pytest.mark.parametrize("options", [{}, dict(top_k=20, temperature=1.3), dict(top_p=0.9, repetition_penalty=1.2)])
