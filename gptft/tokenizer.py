@@ -61,6 +61,11 @@ def read_merges(path=VOCAB_BPE, sha256=VOCAB_BPE_SHA256):
     return ranks
 
 
+def _encoding(pattern, special=None):
+    """tiktoken's encoding by GPT-2's merges, of the pieces that match a pattern."""
+    return tiktoken.Encoding(name="gpt2", pat_str=pattern, mergeable_ranks=read_merges(), special_tokens=special or {})
+
+
 class Tokenizer:
     """`encode(text) -> list[int]`, `decode(ids) -> str`; `eot` (50256) marks the end of a text.
 
@@ -72,12 +77,9 @@ class Tokenizer:
     fingerprint = VOCAB_BPE_SHA256[:12]  # a short name of this vocabulary, for caches of token ids
 
     def __init__(self, special_tokens=()):
-        ranks = read_merges()
-        self.eot = len(ranks)
+        self.eot = self.VOCAB_SIZE - 1
         self.special = {name: self.eot + i for i, name in enumerate(["<|endoftext|>", *special_tokens])}
-        self._encoding = tiktoken.Encoding(
-            name="gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=self.special
-        )
+        self._encoding = _encoding(GPT2_PATTERN, self.special)
 
     def encode(self, text):
         """str -> list[int], each below 50256."""
@@ -91,15 +93,17 @@ class Tokenizer:
     def encode_batch(self, texts, n_threads=2):
         """list[str] -> list of (n,) uint16 arrays, on `n_threads` threads outside Python's lock."""
         blocks = [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
-        with ThreadPoolExecutor(n_threads) as pool:
-            return [ids for block in pool.map(lambda block: list(map(self._array, block)), blocks) for ids in block]
+        plain = self._plain
 
-    def _array(self, text):
-        """As `encode`, without a Python list of the ids, which takes as long as finding them."""
-        with contextlib.suppress(UnicodeEncodeError):  # half a character, which `encode` replaces
-            if len(text) < LONGEST:
-                return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
-        return np.array(self.encode(text), np.uint16)
+        def encode(text):
+            """As self.encode, without a Python list of the ids, which takes as long as finding them."""
+            with contextlib.suppress(UnicodeEncodeError):  # half a character, which self.encode replaces
+                if len(text) < LONGEST:
+                    return plain.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+            return np.array(self.encode(text), np.uint16)
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            return [ids for block in pool.map(lambda block: list(map(encode, block)), blocks) for ids in block]
 
     def decode(self, ids):
         """list[int] -> str. Bytes that are not UTF-8 (half a character) become U+FFFD."""
@@ -110,6 +114,11 @@ class Tokenizer:
         return self._encoding.decode_bytes(ids)
 
     @cached_property
+    def _plain(self):
+        """Without special tokens, for which tiktoken 0.9 takes their names in a text when it makes an array."""
+        return _encoding(GPT2_PATTERN)
+
+    @cached_property
     def _whole(self):
         """The same merges on a text that is not cut into pieces."""
-        return tiktoken.Encoding(name="whole", pat_str="(?s:.+)", mergeable_ranks=read_merges(), special_tokens={})
+        return _encoding("(?s:.+)")
