@@ -41,8 +41,9 @@ def test_the_most_frequent_word_is_number_0():
     documents, names = number_words(["b a c a", "c a", "d"])
     assert names == [] and documents.n == 3  # one letter is no word
     documents, names = number_words(["b a c a", "c a", "d"], marks=True)
-    assert names == ["a", "c", "b", "d"]  # of equally frequent ones the first in the texts
-    assert documents.words.tolist() == [2, 0, 1, 0, 1, 0, 3] and documents.rows.tolist() == [0, 0, 0, 0, 1, 1, 2]
+    assert names[:2] == ["a", "c"] and sorted(names[2:]) == ["b", "d"]  # the order of equally frequent ones means nothing
+    b, d = names.index("b"), names.index("d")
+    assert documents.words.tolist() == [b, 0, 1, 0, 1, 0, d] and documents.rows.tolist() == [0, 0, 0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("marks", [False, True])
@@ -61,7 +62,7 @@ def test_long_words_and_texts_in_several_parts(monkeypatch, marks, at_once):
     rng = np.random.default_rng(0)
     parts = ["", "a", "aaaaaa", "aaaaaaa", "aaaaaaaa", "aaaaaaaaaaaaaaaaaaaaa", "b", "é", "ééé", "漢字", "𝒜", "_9"]
     texts = [" ".join("".join(rng.choice(parts, 3)) for _ in range(rng.integers(0, 60))) for _ in range(50)]
-    texts += ["", "  ", "x" * 5000, "x" * 4999 + "y"]
+    texts += ["", "  ", *("x" * n + end for n in (62, 63, 64, 2_000_000) for end in "xyx")]  # the last in no time
     documents, names = number_words(texts, marks)
     expected = by_expression(texts, marks)
     assert spelt(documents, names) == expected and len(set(names)) == len(names)
