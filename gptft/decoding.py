@@ -2,32 +2,32 @@
 
 The prompts of a batch are read in one pass, which fills the KV cache; then each pass reads the one token a row has just
 chosen. Rows of unequal length need no padding among their keys: a row's tokens stand at their own positions, as they
-would alone. A row that ends leaves the batch, and the rest gets faster.
+would alone. On a CPU a row that ends leaves the batch, and the rest gets faster.
 
-On a GPU the next pass is started before this one's ids are looked at, so that the device never waits for Python; a row
+On a GPU the next pass is started before this one's ids are looked at, so that the device does not wait for Python; a row
 that turns out to have ended has then done one pass too many, which is thrown away. And a pass is a few hundred small
-kernels, each done sooner than Python has asked for it: they are recorded once, as a CUDA graph, and then launched
-together. A recording has fixed shapes, so rows that ended leave only when half of them have. A CPU, which computes in the
-order it is told, looks first.
+kernels, each done sooner than Python has asked for it: for long texts they are recorded once, as a CUDA graph, and then
+launched together. A recording has fixed shapes, so rows that ended leave only when half of them have.
 
 Left out: beam search, speculative decoding, and new prompts taking the place of rows that ended.
 Source: Pope et al. 2022, section 2 (prefill and decode); transformers' `generate` for what it returns.
 """
 
 import codecs
+import functools
+import warnings
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 
-from gptft.errors import UserError
+from gptft.errors import UserError, is_out_of_memory
 from gptft.model import KVCache
 from gptft.sampling import Sampler
 from gptft.tokenizer import Tokenizer
 
 LOOK_LATER = ("cuda",)  # kinds of device that compute while Python goes on
-RECORD_FROM = 16  # tokens: a recording costs two of them and some milliseconds
+RECORD_FROM = 64  # tokens: a recording takes the time of some, how many has not been measured
 
 
 @dataclass
@@ -160,7 +160,7 @@ def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
     look_later = model.wte.weight.device.type in LOOK_LATER
     record = look_later and n_tokens >= RECORD_FROM
     cache, logits = _prefill(model, [row.prompt for row in rows], n_tokens - 1)
-    next_logits = _Recorded(model, cache) if record else partial(_next_logits, model, cache)
+    next_logits = _recorded(model, cache) if record else functools.partial(_next_logits, model, cache)
     for step in range(n_tokens):
         logits = logits[:, :n_ids].float()
         ids = sampler(logits)
@@ -180,13 +180,14 @@ def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
                 going_on.append(k)
         if not going_on:
             return
+        # A recording makes a pass of its own, for which the cache must have a slot: never near the end.
         few = 2 * len(going_on) <= len(rows) and n_tokens - step > RECORD_FROM
         if len(going_on) < len(rows) and (few or not record):
             rows = [rows[k] for k in going_on]
             ids, logits = ids[going_on], logits[going_on]
             cache.arrange(going_on)
             sampler.arrange(going_on)
-            next_logits = _Recorded(model, cache) if record else next_logits
+            next_logits = _recorded(model, cache) if record else next_logits
         if not look_later:
             logits = next_logits(ids)
 
@@ -213,20 +214,33 @@ def _next_logits(model, cache, ids):
     return model.head(model.hidden_states(ids[:, None], cache)[:, 0])
 
 
-class _Recorded:
-    """`_next_logits` as a recording; what it returns is overwritten when it is called again."""
-
-    def __init__(self, model, cache):
-        self.cache, self.ids = cache, torch.zeros_like(cache.lengths)
-        lengths, longest, cache.fixed = cache.lengths.clone(), cache.longest, True
-
-        def step():
-            cache.longest = longest  # nothing has been read yet
-            return _next_logits(model, cache, self.ids)
-
-        self.replay, self.logits = _record(step)
+def _recorded(model, cache):
+    """`_next_logits` of this model and cache as a recording; where that fails, as it is."""
+    lengths, longest, cache.fixed = cache.lengths.clone(), cache.longest, True
+    try:
+        return _Recorded(model, cache)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        warnings.warn(f"a step can't be recorded here ({error}); it is launched kernel by kernel", stacklevel=2)
+        cache.fixed = False
+        return functools.partial(_next_logits, model, cache)
+    finally:  # nothing has been read yet
         cache.lengths.copy_(lengths)
         cache.longest = longest
+
+
+class _Recorded:
+    """The step as a recording; what it returns is overwritten when it is called again."""
+
+    def __init__(self, model, cache):
+        self.cache, self.ids, longest = cache, torch.zeros_like(cache.lengths), cache.longest
+
+        def step():
+            cache.longest = longest
+            return _next_logits(model, cache, self.ids)
+
+        self.replay, self.logits = _record(step, self.ids.device)
 
     def __call__(self, ids):
         self.ids.copy_(ids)
@@ -235,16 +249,28 @@ class _Recorded:
         return self.logits
 
 
-def _record(step):
+@functools.cache
+def _side_stream(device):
+    """One for all recordings: libraries keep memory for each stream that they have worked on."""
+    return torch.cuda.Stream(device)
+
+
+def _record(step, device):
     """Run `step` on a GPU and record it -> (a function that runs it again, the tensor it then writes to)."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()  # libraries set themselves up, which can't be recorded
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph):
-        result = step()
-    return graph.replay, result
+    graph, stream = torch.cuda.CUDAGraph(), _side_stream(device)
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):  # come back to it, whatever fails
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()  # libraries set themselves up, which can't be recorded
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = step()
+
+    def replay():
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay, result
 
 
 class _Arriving:
@@ -253,7 +279,7 @@ class _Arriving:
     def __init__(self, tensors):
         on_gpu = tensors[0].is_cuda
         self.tensors = [tensor.to("cpu", non_blocking=on_gpu) for tensor in tensors]
-        self.event = torch.cuda.current_stream().record_event() if on_gpu else None
+        self.event = torch.cuda.current_stream(tensors[0].device).record_event() if on_gpu else None
 
     def wait(self):
         if self.event:

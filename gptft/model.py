@@ -33,7 +33,7 @@ class KVCache:
 
     `kv` is (n_layer, 2, B, H, n_slots, D): a head reads what lies side by side. `lengths` is (B,) int64; `longest`, an int, is
     at least their maximum, so that nobody has to ask the device, and `even` says that all are equal to it. Where all steps
-    must have the same shapes, `fixed` set to True lets each attend to all slots, behind a mask.
+    must have the same shapes, `fixed` set to True lets each step attend to all slots, behind a mask.
     On a CPU the cache of bfloat16 weights is float32: the attention of a single query is six times as fast.
     n_rows: B. Raises ValueError if n_slots is more than the model's n_positions.
     """
@@ -74,7 +74,7 @@ class KVCache:
             unseen = slots > self.positions[:, None, :, None]
             zeros = torch.zeros_like(unseen, dtype=self.kv.dtype)  # (B, 1, T, slots)
             self.mask = zeros.masked_fill(unseen, -torch.inf)
-        self.lengths += T
+        self.lengths = self.lengths.add_(T) if self.fixed else self.lengths + T  # a recording writes where it reads
         self.longest += T
         return self.positions
 
@@ -279,8 +279,8 @@ class GPT2(nn.Module):
         for layer, block in enumerate(self.h):
             wanted = at if layer == self.config.n_layer - 1 else None
             cached_attention = None if past_key_values is None else partial(past_key_values.attend, layer)
-            if self.checkpoint_activations and self.training:
-                x = checkpoint(block, x, cached_attention, mask, wanted, use_reentrant=False)
+            if self.checkpoint_activations and self.training and not cached_attention:
+                x = checkpoint(block, x, None, mask, wanted, use_reentrant=False)
             else:
                 x = block(x, cached_attention, mask, wanted)
         return self.ln_f(x)

@@ -140,30 +140,75 @@ class Recording(TorchDispatchMode):
                     old.copy_(new)
 
 
-def test_a_recorded_step_writes_the_same(fixture, model, monkeypatch):
-    # As on a GPU: nothing but the kernels of one pass is repeated, so positions and masks must come from tensors.
-    batches = []
+@pytest.fixture
+def recordings(monkeypatch):
+    """Generation as on a GPU, with steps recorded on the CPU; the list of how many rows each recording has."""
+    sizes = []
 
-    def record(step):
+    def record(step, device):
         step()
         with Recording() as recording:
             result = step()
-        batches.append(len(result))
+        sizes.append(len(result))
         return recording.replay, result
 
+    monkeypatch.setattr("gptft.decoding.LOOK_LATER", ("cpu",))
+    monkeypatch.setattr("gptft.decoding.RECORD_FROM", 16)
+    monkeypatch.setattr("gptft.decoding._record", record)
+    return sizes
+
+
+def test_a_recorded_step_writes_the_same(fixture, model, request):
+    # Nothing but the kernels of one pass is repeated, so positions and masks must come from tensors.
     (stop,) = fixture["stop_ids"].tolist()
     prompts, options = rows(fixture["prompts"]), dict(seed=5, eos_id=stop, repetition_penalty=1.1)
     expected = generate(model, prompts, 200, **options)
     assert len(set(map(len, prompts))) > 1 and len(set(map(len, expected))) > 2
-    monkeypatch.setattr("gptft.decoding.LOOK_LATER", ("cpu",))
-    monkeypatch.setattr("gptft.decoding._record", record)
+    sampling = Sampling(1.0, None, None, 1.0)
+    plain = dict(decode(model, prompts, 40, sampling, seed=3, log_probs=True))
+    sizes = request.getfixturevalue("recordings")
     assert generate(model, prompts, 200, **options) == expected
-    assert batches[0] == len(prompts) and 1 < len(batches) == len(set(batches)) < len(prompts)  # again when half are left
+    ends = sorted(map(len, expected))
+    n, wanted = len(prompts), [len(prompts)]  # it is recorded again when half of its rows are left
+    for end in dict.fromkeys(ends):
+        left = sum(other > end for other in ends)
+        if left and 2 * left <= n and 200 - (end - 1) > 16:
+            n = left
+            wanted.append(n)
+    assert sizes == wanted and len(wanted) > 1
     assert generate(model, prompts, 200, temperature=0, eos_id=stop) == rows(fixture["stopped"])
+    recorded = dict(decode(model, prompts, 40, sampling, seed=3, log_probs=True))
+    for i, generation in plain.items():
+        assert generation.ids == recorded[i].ids
+        assert generation.log_probs == pytest.approx(recorded[i].log_probs, abs=1e-5)
+    sizes.clear()
     generate(model, prompts, 15)
-    assert len(batches) == 2 * len(set(batches))  # too few tokens to be worth it
-    on = [generate(model, prompts[:1], n, seed=1)[0] for n in (16, 17, 60)]
-    assert on[0] == on[1][:16] == on[2][:16]
+    assert not sizes  # too few tokens to be worth it
+    generate(model, prompts, 16)
+    assert sizes == [len(prompts)]
+
+
+def test_nothing_is_recorded_where_the_cache_is_almost_full(model, recordings, monkeypatch):
+    # Rows that end in the last passes: a recording's own pass would find no slot.
+    monkeypatch.setattr("gptft.decoding.RECORD_FROM", 3)
+    prompts = [[k, k + 1] for k in range(8)]
+    whole = generate(model, prompts, 20, seed=1)
+    for end in range(12, 20):
+        stop_ids = [row[end] for row in whole[:4]]
+        expected = [row[: next((i + 1 for i, id in enumerate(row) if id in stop_ids), 20)] for row in whole]
+        assert generate(model, prompts, 20, seed=1, stop_ids=stop_ids) == expected
+
+
+def test_where_recording_fails_the_step_is_launched_as_it_is(model, recordings, monkeypatch):
+    def record(step, device):
+        step()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    prompts = [[1, 2, 3], [4]]
+    expected = generate(model, prompts, 40, seed=1)
+    monkeypatch.setattr("gptft.decoding._record", record)
+    with pytest.warns(UserWarning, match="not permitted"):
+        assert generate(model, prompts, 40, seed=1) == expected
 
 
 @pytest.mark.parametrize("options", [{}, dict(top_k=20, temperature=1.3), dict(top_p=0.9, repetition_penalty=1.2)])
