@@ -20,9 +20,9 @@ from gptft.tokenizer import Tokenizer
 
 
 def initial_model(options, dropout):
-    """ModelOptions -> a GPT2 or GPT2Classifier, on the CPU in float32, with the probability `dropout`; a line: what it is.
+    """ModelOptions -> (a GPT2 or GPT2Classifier, on the CPU in float32; a line that says what it is).
 
-    Raises UserError for an unknown name, an absent folder or flags that exclude each other.
+    dropout: its probability. Raises UserError for an unknown name, an absent folder or flags that exclude each other.
     """
     name, shape = options.model, options.shape()
     if options.pretrained:

@@ -131,7 +131,7 @@ def code_lines(path):
 
 
 def test_library_stays_small():
-    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 4510
+    assert sum(code_lines(p) for p in SOURCES if p.is_relative_to(ROOT / "gptft")) <= 4540
 
 
 def test_readme_names_every_file():
