@@ -161,6 +161,7 @@ def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
     record = look_later and n_tokens >= RECORD_FROM
     cache, logits = _prefill(model, [row.prompt for row in rows], n_tokens - 1)
     next_logits = _recorded(model, cache) if record else functools.partial(_next_logits, model, cache)
+    record = isinstance(next_logits, _Recorded)  # where that failed once, it isn't tried again
     for step in range(n_tokens):
         logits = logits[:, :n_ids].float()
         ids = sampler(logits)
