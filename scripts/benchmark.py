@@ -259,7 +259,8 @@ def tokenizing(options, who):
         with tempfile.TemporaryDirectory() as folder:
             TokenStore.build(texts, tokenizer, Path(folder, "all"))
 
-    return to_disk if who == "gptft" else lambda: tokenizer._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
+    alone = tokenizer._encoding.encode_ordinary_batch  # tiktoken's own
+    return to_disk if who == "gptft" else lambda: alone(texts, num_threads=os.cpu_count() or 1)
 
 
 def rates(options):

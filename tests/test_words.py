@@ -57,12 +57,12 @@ def test_every_character_is_taken_as_re_takes_it(marks):
 @pytest.mark.parametrize("marks", [False, True])
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
 def test_long_words_and_texts_in_several_parts(monkeypatch, marks, at_once):
-    # Words of 1 to 40 bytes that begin or end alike, so that each boundary between pieces is met.
+    # Words of 1 to 63 bytes that begin or end alike, so that each boundary between pieces is met, and some far longer.
     monkeypatch.setattr(words, "TEXTS", at_once)
     rng = np.random.default_rng(0)
     parts = ["", "a", "aaaaaa", "aaaaaaa", "aaaaaaaa", "aaaaaaaaaaaaaaaaaaaaa", "b", "é", "ééé", "漢字", "𝒜", "_9"]
     texts = [" ".join("".join(rng.choice(parts, 3)) for _ in range(rng.integers(0, 60))) for _ in range(50)]
-    texts += ["", "  ", *("x" * n + end for n in (62, 63, 64, 2_000_000) for end in "xyx")]  # the last in no time
+    texts += ["", "  ", *("x" * n + end for n in (62, 63, 64, 2_000_000) for end in "xyx")]
     documents, names = number_words(texts, marks)
     expected = by_expression(texts, marks)
     assert spelt(documents, names) == expected and len(set(names)) == len(names)

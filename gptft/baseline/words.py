@@ -2,8 +2,9 @@
 
 A loop that handles one word after the other, in one thread, would be most of the baseline's time. So a thousand texts are
 one array of bytes, in UTF-8. A table says of each byte whether it is part of a word; words begin and end where that
-changes. Their distinct words go on, to be put together with those of the next thousand. Up to seven bytes of a word, and how many they are, make one integer, and integers are compared by the million.
-A longer word is such an integer and then another: what it begins with, and its next seven bytes.
+changes. Up to seven bytes of a word, and how many they are, make one integer, and integers are compared by the million.
+A longer word is such an integer and then another: what it begins with, and its next seven bytes. The distinct words of
+each thousand texts are then put together in the same way.
 
 Equal integers find each other through a table with a place for each hash: every word writes its index there, one of
 them stays, and all that read it back and are equal to it are one word. The few whose place went to another are sorted.
@@ -115,7 +116,7 @@ def _kinds(octets):
 
 
 def _distinct(octets, begins, ends):
-    """Words at octets[begins:ends], at most 2**31 -> their numbers, (n_words,) int32; and for each, the index of such a word."""
+    """Words at octets[begins:ends], at most 2**31 -> (their numbers, (n_words,) int32; for each number, where such a word is)."""
     words = octets.view("<u8")
 
     def pieces(begins, left):
