@@ -30,7 +30,10 @@ SHARE = 0.05  # of the records, for each of val and test
 TITLE = "# Instructions, written by `python -m data_prep.alpaca`"
 
 # Ways in which Alpaca says that a field is empty: "<noinput>", "No input required.", "N/A".
-NOTHING = re.compile(r"\W*(no\s?(in|out)puts?(\s(is\s)?(required|needed|provided|given))?|n/a|<none>)\W*", re.IGNORECASE)
+NOTHING = re.compile(
+    r"\W*(no\s?(in|out)puts?(\s(is\s)?(required|needed|provided|given))?|n/a|<none>)\W*",
+    re.IGNORECASE,
+)
 
 # A refusal is short, begins like one, says that something can't be done, and names what a text can't hold.
 REFUSAL = 300  # characters at most; a longer one goes on to help
@@ -41,27 +44,38 @@ BEGINS = re.compile(
     r"this (task|instruction|request)|you are requesting|it is not possible|there (is|was) no|"
     r"(the|your|this) (image|link|picture|video|audio|file|photo|url|article|website))",
     re.IGNORECASE,
-)  # fmt: skip
+)
 UNABLE = re.compile(
     r"\b(cannot|can't|can not|unable|not (able|possible|feasible|provided|suitable)|do(es)? not have|do(es)?n't have|"
     r"no\s?output|beyond)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 MEDIUM = re.compile(
     r"\b(image|picture|photo|photograph|graphic|visual|video|audio|audible|sound|link|url|website|web ?page|file|attachment|"
     r"poster|interface|drawing|painting)s?\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 
 
 @command
 def main(argv):
-    parser = Parser(prog="python -m data_prep.alpaca", description="Prepare instructions and responses for training.")
-    parser.add_argument("--file", metavar="FILE", help=".json or .jsonl with fields instruction, input and output, or prompt "
-                        "and completion, or messages; default: download alpaca_gpt4_data.json, beside --out")  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", default="data/alpaca", help="folder to write (default: data/alpaca)")
+    parser = Parser(
+        prog="python -m data_prep.alpaca",
+        description="Prepare instructions and responses for training.",
+    )
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        help=".json or .jsonl with fields instruction, input and output, or prompt "
+        "and completion, or messages; default: download alpaca_gpt4_data.json, beside --out",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", default="data/alpaca", help="folder to write (default: data/alpaca)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out if this command wrote it")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out if this command wrote it"
+    )
     args = parser.parse_args(argv)
 
     start, out = time.monotonic(), Path(args.out)
@@ -70,7 +84,9 @@ def main(argv):
     examples, counts = clean(read(source))
     splits = divide(examples, args.seed, source)
     table = describe(splits, counts)
-    files = {f"{split}.jsonl": (example._asdict() for example in of) for split, of in splits.items()}
+    files = {
+        f"{split}.jsonl": (example._asdict() for example in of) for split, of in splits.items()
+    }
     write_folder(out, files, readme(source, args.seed, table))
     print(f"{table}\n\nwritten to {out} in {time.monotonic() - start:.1f} s")
     print(f"next: python scripts/finetune_alpaca.py --data {out}")
@@ -111,7 +127,12 @@ def clean(examples):
 
 def is_refusal(output):
     """Whether an output does no more than to say that a picture, sound or link can't be had."""
-    return bool(len(output) <= REFUSAL and BEGINS.match(output) and UNABLE.search(output) and MEDIUM.search(output))
+    return bool(
+        len(output) <= REFUSAL
+        and BEGINS.match(output)
+        and UNABLE.search(output)
+        and MEDIUM.search(output)
+    )
 
 
 def key(text):
@@ -121,7 +142,9 @@ def key(text):
 
 def divide(examples, seed, source):
     """-> {"train", "val", "test": list[Example]}; no instruction in two of them. Raises DataError if there are too few."""
-    rows = split_seeded([key(example.instruction) for example in examples], {"val": SHARE, "test": SHARE}, seed)
+    rows = split_seeded(
+        [key(example.instruction) for example in examples], {"val": SHARE, "test": SHARE}, seed
+    )
     if not all(rows.values()):
         raise DataError(f"{len(examples)} usable records are too few to split, {source}; add some")
     return {split: [examples[row] for row in rows[split]] for split in ("train", "val", "test")}
@@ -133,7 +156,9 @@ def describe(splits, counts):
     for split, examples in splits.items():
         with_input = sum(bool(example.input) for example in examples)
         words = sum(len(example.output.split()) for example in examples)
-        lines.append(f"| {split + '.jsonl':11} | {len(examples):8,} | {with_input:10,} | {words:15,} |")
+        lines.append(
+            f"| {split + '.jsonl':11} | {len(examples):8,} | {with_input:10,} | {words:15,} |"
+        )
     return "\n".join([*lines, "", *(f"- {n:,} {reason}" for reason, n in sorted(counts.items()))])
 
 
@@ -144,7 +169,11 @@ def readme(source, seed, table):
     """
     size = source.stat().st_size
     official = digest_of(source, "sha1", f"blob {size}\0".encode()) == GIT_BLOB
-    origin = "the official alpaca_gpt4_data.json; CC BY-NC 4.0, for research" if official else "not the official file"
+    origin = (
+        "the official alpaca_gpt4_data.json; CC BY-NC 4.0, for research"
+        if official
+        else "not the official file"
+    )
     return f"""{TITLE}
 
 One JSON object a line: id (number of the record in the source, or its own), instruction, input (may be empty), output.

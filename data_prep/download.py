@@ -31,12 +31,16 @@ from gptft.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes may then fetch the same file twice, and the check still decides
+except (
+    ImportError
+):  # Windows: two processes may then fetch the same file twice, and the check still decides
     fcntl = None
 
 CHUNK = 1 << 18  # bytes read at once
 TIMEOUT = 60  # seconds without a byte
-TRIES = 4  # in a row that bring nothing new, per address; the waits between them are 1, 2 and 4 seconds
+TRIES = (
+    4  # in a row that bring nothing new, per address; the waits between them are 1, 2 and 4 seconds
+)
 
 
 class _Broken(Exception):
@@ -52,7 +56,9 @@ class Expected(NamedTuple):
 
     size: int | None = None  # bytes
     sha256: str | None = None
-    git_blob: str | None = None  # git's own id of a file: the SHA-1 of "blob SIZE\0" and the content
+    git_blob: str | None = (
+        None  # git's own id of a file: the SHA-1 of "blob SIZE\0" and the content
+    )
 
     def problem(self, path):
         """What is wrong with the file at `path`, in words, or None."""
@@ -138,7 +144,9 @@ def _fetch(url, path, expected):
         _discard(path)
         if restarted or not resumed:
             raise _Refused(problem)
-        restarted = True  # the piece from before was of another file: once more, from the first byte
+        restarted = (
+            True  # the piece from before was of another file: once more, from the first byte
+        )
 
 
 def _transfer(url, path, expected):
@@ -160,10 +168,14 @@ def _transfer(url, path, expected):
             raise _Refused(f"the file there has {total:,} bytes instead of {expected.size:,}")
         total = expected.size if total is None else total
         if total is not None and total - offset > shutil.disk_usage(part.parent).free:
-            raise UserError(f"{(total - offset) / 1e6:,.0f} MB don't fit on the disk, {part.parent}; free some space")
+            raise UserError(
+                f"{(total - offset) / 1e6:,.0f} MB don't fit on the disk, {part.parent}; free some space"
+            )
         if offset == 0:
             validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            _note(path).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+            _note(path).write_text(
+                json.dumps({"url": url, "validator": validator}), encoding="utf-8"
+            )
         progress = _Progress(path.name, offset, total)
         with open(part, "r+b" if offset else "wb", buffering=0) as file:
             file.seek(offset)
@@ -185,14 +197,18 @@ class _SafeRedirect(urllib.request.HTTPRedirectHandler):
     """Follows a redirect only to where `download` would go by itself, and never from https to anything less."""
 
     def redirect_request(self, request, fp, code, msg, headers, newurl):
-        if not _is_allowed(newurl) or (request.type == "https" and urlsplit(newurl).scheme != "https"):
+        if not _is_allowed(newurl) or (
+            request.type == "https" and urlsplit(newurl).scheme != "https"
+        ):
             raise _Refused(f"it redirects to {newurl}, which is not https")
         return super().redirect_request(request, fp, code, msg, headers, newurl)
 
 
 def _is_allowed(url):
     parts = urlsplit(url)
-    return parts.scheme in ("https", "file") or (parts.scheme == "http" and _is_this_machine(parts.hostname))
+    return parts.scheme in ("https", "file") or (
+        parts.scheme == "http" and _is_this_machine(parts.hostname)
+    )
 
 
 def _is_this_machine(host):
@@ -212,9 +228,13 @@ def _open(url, headers):
             return error
         error.close()
         passing = error.code in (408, 429) or error.code >= 500
-        raise (_Broken if passing else _Refused)(f"HTTP status {error.code} {error.reason}") from error
+        raise (_Broken if passing else _Refused)(
+            f"HTTP status {error.code} {error.reason}"
+        ) from error
     except urllib.error.URLError as error:
-        hopeless = isinstance(error.reason, FileNotFoundError) or "CERTIFICATE_VERIFY_FAILED" in str(error.reason)
+        hopeless = isinstance(
+            error.reason, FileNotFoundError
+        ) or "CERTIFICATE_VERIFY_FAILED" in str(error.reason)
         raise (_Refused if hopeless else _Broken)(f"no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(f"the connection broke ({str(error) or type(error).__name__})") from error
@@ -236,12 +256,19 @@ def _extent(response, asked):
         if not match or int(match[1]) != asked:
             return None
         return asked, None if match[2] == "*" else int(match[2])
-    length = response.headers.get("Content-Length", "")  # a server may ignore the range and send all of it
+    length = response.headers.get(
+        "Content-Length", ""
+    )  # a server may ignore the range and send all of it
     return 0, int(length) if length.isdecimal() else None
 
 
 def _looks_like_html(data):
-    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
+    return (
+        data.removeprefix(b"\xef\xbb\xbf")
+        .lstrip()[:14]
+        .lower()
+        .startswith((b"<!doctype html", b"<html"))
+    )
 
 
 # ---------------------------------------------------------------- files beside the target
@@ -274,8 +301,14 @@ def _resume_from(url, path, expected):
         validator = note["validator"] if note["url"] == url else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         validator = None
-    usable = isinstance(validator, str) and not validator.startswith("W/")  # a weak ETag doesn't promise equal bytes
-    if not offset or offset > (expected.size or offset) or not (usable or expected.sha256 or expected.git_blob):
+    usable = isinstance(validator, str) and not validator.startswith(
+        "W/"
+    )  # a weak ETag doesn't promise equal bytes
+    if (
+        not offset
+        or offset > (expected.size or offset)
+        or not (usable or expected.sha256 or expected.git_blob)
+    ):
         return 0, headers
     headers["Range"] = f"bytes={offset}-"
     if usable:
@@ -288,7 +321,9 @@ def _write(file, chunk):
         while chunk:
             chunk = chunk[file.write(chunk) :]
     except OSError as error:
-        raise UserError(f"can't write ({error.strerror}), {file.name}; free some space and run it again") from error
+        raise UserError(
+            f"can't write ({error.strerror}), {file.name}; free some space and run it again"
+        ) from error
 
 
 @contextmanager
@@ -307,7 +342,9 @@ def _lock(path):
                 fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 ours = os.path.samestat(os.stat(lock), os.fstat(file.fileno()))
-            except FileNotFoundError:  # its holder removed it while we waited: take the lock that counts now
+            except (
+                FileNotFoundError
+            ):  # its holder removed it while we waited: take the lock that counts now
                 continue
             if ours:
                 try:
@@ -335,7 +372,9 @@ class _Progress:
     def show(self, offset):
         """Report that `offset` bytes are there: on a terminal five times a second, and at the end of the line."""
         now = time.monotonic()
-        if now - self.shown < (0.2 if self.terminal else 10) and not (self.terminal and offset == self.total):
+        if now - self.shown < (0.2 if self.terminal else 10) and not (
+            self.terminal and offset == self.total
+        ):
             return
         self.shown = now
         rate = (offset - self.first) / max(now - self.start, 1e-3)  # bytes a second

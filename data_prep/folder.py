@@ -19,9 +19,13 @@ def check_replaceable(out, title, overwrite):
     note = out / "README"
     ours = note.is_file() and note.read_text(encoding="utf-8", errors="replace").startswith(title)
     if not ours:
-        raise UserError(f"--out exists and was not written by this command, {out}; choose another folder")
+        raise UserError(
+            f"--out exists and was not written by this command, {out}; choose another folder"
+        )
     if not overwrite:
-        raise UserError(f"--out is prepared already, {out}; use it, or give --overwrite to make it again")
+        raise UserError(
+            f"--out is prepared already, {out}; use it, or give --overwrite to make it again"
+        )
 
 
 def write_folder(out, files, readme):
@@ -34,13 +38,17 @@ def write_folder(out, files, readme):
         new.mkdir(parents=True)
         sums = {name: _write_jsonl(new / name, rows) for name, rows in files.items()}
         checksums = "\n".join(f"{sha256}  {name}" for name, sha256 in sums.items())
-        (new / "README").write_text(f"{readme}\n## sha256\n```\n{checksums}\n```\n", encoding="utf-8")
+        (new / "README").write_text(
+            f"{readme}\n## sha256\n```\n{checksums}\n```\n", encoding="utf-8"
+        )
         if out.exists():
             out.rename(old)
         new.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"can't write ({error.strerror}), {out}; check its permissions and the free space") from error
+        raise UserError(
+            f"can't write ({error.strerror}), {out}; check its permissions and the free space"
+        ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

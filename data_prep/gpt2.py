@@ -32,7 +32,8 @@ TOKENIZER = {
     "vocab.bpe": (456318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
 }
 KNOWN = {
-    "124M": TOKENIZER | {
+    "124M": TOKENIZER
+    | {
         "checkpoint": (77, "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb"),
         HPARAMS: (90, "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"),
         INDEX: (5215, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
@@ -41,19 +42,32 @@ KNOWN = {
     "355M": TOKENIZER | {INDEX: (10399, None), DATA: (1419292672, None)},
     "774M": TOKENIZER | {DATA: (3096120320, None)},
     "1558M": TOKENIZER | {DATA: (6230444800, None)},
-}  # fmt: skip
+}
 
 
 @command
 def main(argv=None):
-    parser = Parser(prog="python -m data_prep.gpt2", description="Fetch and check OpenAI's GPT-2 checkpoints.")
-    parser.add_argument("--size", choices=SIZES, default="124M", help="which checkpoint (default: 124M)")
+    parser = Parser(
+        prog="python -m data_prep.gpt2", description="Fetch and check OpenAI's GPT-2 checkpoints."
+    )
+    parser.add_argument(
+        "--size", choices=SIZES, default="124M", help="which checkpoint (default: 124M)"
+    )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--from-folder", metavar="DIR", help="import the files from a folder, not from the net")
-    action.add_argument("--check", metavar="DIR", help="check a model's bytes, and its answers against known ones")
-    action.add_argument("--convert", metavar="DIR", help="write a model in Hugging Face's form into --out")
-    parser.add_argument("--out", metavar="DIR",
-                        help="folder to write (default: checkpoints/SIZE; with --convert: DIR-hf)")  # fmt: skip
+    action.add_argument(
+        "--from-folder", metavar="DIR", help="import the files from a folder, not from the net"
+    )
+    action.add_argument(
+        "--check", metavar="DIR", help="check a model's bytes, and its answers against known ones"
+    )
+    action.add_argument(
+        "--convert", metavar="DIR", help="write a model in Hugging Face's form into --out"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder to write (default: checkpoints/SIZE; with --convert: DIR-hf)",
+    )
     args = parser.parse_args(argv)
     if args.check and args.out:
         raise UserError("--check writes nothing; leave out --out")
@@ -62,12 +76,16 @@ def main(argv=None):
         check(Path(args.check))
     elif args.convert:
         source = Path(args.convert)
-        convert(source, Path(args.out) if args.out else source.with_name(f"{source.resolve().name}-hf"))
+        convert(
+            source, Path(args.out) if args.out else source.with_name(f"{source.resolve().name}-hf")
+        )
     else:
         folder = Path(args.out) if args.out else Path("checkpoints") / args.size
         fetch(args.size, folder, Path(args.from_folder) if args.from_folder else None)
         print(f"{folder} holds GPT-2 {args.size}, all checksums right")
-        print(f"next: python -m data_prep.gpt2 --check {folder}, or python -m gptft.generate --model {folder}")
+        print(
+            f"next: python -m data_prep.gpt2 --check {folder}, or python -m gptft.generate --model {folder}"
+        )
 
 
 def fetch(size, folder, source=None):
@@ -94,14 +112,24 @@ def fetch(size, folder, source=None):
 def _check_source(size, source, folder):
     """Raise UserError if a folder to import is not what it should be, before anything is written."""
     if not source.is_dir():
-        raise UserError(f"no such folder, --from-folder {source}; give the folder that holds {', '.join(NEEDED)}")
+        raise UserError(
+            f"no such folder, --from-folder {source}; give the folder that holds {', '.join(NEEDED)}"
+        )
     if source.resolve() == folder.resolve():
-        raise UserError(f"--from-folder is the folder to write, {folder}; to look at what is in it, use --check")
+        raise UserError(
+            f"--from-folder is the folder to write, {folder}; to look at what is in it, use --check"
+        )
     for path in (source / file for file in FILES):
         if path.exists() or path.name in NEEDED:
-            problem = Expected(*KNOWN[size].get(path.name, ())).problem(path) if path.is_file() else "it is not there"
+            problem = (
+                Expected(*KNOWN[size].get(path.name, ())).problem(path)
+                if path.is_file()
+                else "it is not there"
+            )
             if problem:
-                raise UserError(f"not GPT-2 {size}'s {path.name}, {problem}, {path}; give the folder that holds {', '.join(NEEDED)}")
+                raise UserError(
+                    f"not GPT-2 {size}'s {path.name}, {problem}, {path}; give the folder that holds {', '.join(NEEDED)}"
+                )
 
 
 def check(folder):
@@ -111,21 +139,34 @@ def check(folder):
     from gptft.pretrained import load_model
 
     if (folder / HPARAMS).exists():
-        print(f"ok        checksums of {len(read_tf_checkpoint(folder, verify=True))} variables", flush=True)
+        print(
+            f"ok        checksums of {len(read_tf_checkpoint(folder, verify=True))} variables",
+            flush=True,
+        )
     model = load_model(folder)
     config = model.config
-    print(f"ok        loads: {config.n_layer} layers of width {config.n_embd}, {config.vocab_size} tokens", flush=True)
+    print(
+        f"ok        loads: {config.n_layer} layers of width {config.n_embd}, {config.vocab_size} tokens",
+        flush=True,
+    )
     if isinstance(model, GPT2Classifier) or not _has_shape(config, "124M"):
-        print("          known answers: there are none but for the language model of size 124M, nothing compared")
+        print(
+            "          known answers: there are none but for the language model of size 124M, nothing compared"
+        )
         return
     wrong = []
     for name, answer, known, ok in known_answers(model):
-        print(f"{'ok' if ok else 'DIFFERS':9} {name}\n          here  {answer}\n          known {known}", flush=True)
+        print(
+            f"{'ok' if ok else 'DIFFERS':9} {name}\n          here  {answer}\n          known {known}",
+            flush=True,
+        )
         if not ok:
             wrong.append(name)
     if wrong:
         what = f"known answers differ ({'; '.join(wrong)})"
-        raise UserError(f"{what}, {folder}; a fine-tuned model may differ, for OpenAI's compare the numbers above")
+        raise UserError(
+            f"{what}, {folder}; a fine-tuned model may differ, for OpenAI's compare the numbers above"
+        )
 
 
 def convert(source, out):
@@ -157,7 +198,11 @@ def _check_hparams(size, folder):
 
     path = folder / HPARAMS
     try:
-        problem = None if _has_shape(read_config(folder), size) else f"not the shape of GPT-2 {size}, {path}"
+        problem = (
+            None
+            if _has_shape(read_config(folder), size)
+            else f"not the shape of GPT-2 {size}, {path}"
+        )
     except CheckpointError as error:
         problem = str(error)
     if problem:
@@ -174,17 +219,52 @@ def _has_shape(config, size):
 # ---------------------------------------------------------------- known answers of GPT-2 124M
 
 IDS = [464, 3290]
-IDS_ANSWER = [373, 1043, 287, 257, 2214, 1474, 262, 16246, 286, 2688, 290, 2688, 27262, 13, 198, 198, 464, 3290]
+IDS_ANSWER = [
+    373,
+    1043,
+    287,
+    257,
+    2214,
+    1474,
+    262,
+    16246,
+    286,
+    2688,
+    290,
+    2688,
+    27262,
+    13,
+    198,
+    198,
+    464,
+    3290,
+]
 PAIR = ["Hello, my dog is a little", "Today, I"]
-PAIR_ANSWERS = [" bit of a mess. I'm not sure if he's going", "'m going to be doing a lot of research on this. I"]
+PAIR_ANSWERS = [
+    " bit of a mess. I'm not sure if he's going",
+    "'m going to be doing a lot of research on this. I",
+]
 TURING = "Alan Turing theorized that computers would one day become"
 TURING_ANSWER = (
     " the most powerful machines on the planet.\n\nThe computer is a machine that can perform complex calculations, "
     "and it can perform these calculations in a way that is very similar to the human brain."
 )
-SCALING = "We study empirical scaling laws for language model performance on the cross-entropy loss."
+SCALING = (
+    "We study empirical scaling laws for language model performance on the cross-entropy loss."
+)
 SCALING_LOG_PROBS = [
-    *(-4.9599953, -8.069298, -8.308624, -10.178513, -8.906924, -1.9318912, -7.745445, -7.146077, -5.2072, -3.5882986),
+    *(
+        -4.9599953,
+        -8.069298,
+        -8.308624,
+        -10.178513,
+        -8.906924,
+        -1.9318912,
+        -7.745445,
+        -7.146077,
+        -5.2072,
+        -3.5882986,
+    ),
     *(-1.9957212, -8.044922, -0.20841774, -5.1096807, -0.099879116, -8.888423, -4.6180487),
 ]
 TOLERANCE = 1e-3  # of a log-probability, in float32
@@ -204,11 +284,18 @@ def known_answers(model):
 
     # 40 tokens were asked for where this was printed; the text has 39, so the last was lost, likely a line break.
     answer = tokenizer.decode(greedy(model, [tokenizer.encode(TURING)], 39)[0])
-    yield "greedy, 39 tokens on Alan Turing", repr(answer), repr(TURING_ANSWER), answer == TURING_ANSWER
+    yield (
+        "greedy, 39 tokens on Alan Turing",
+        repr(answer),
+        repr(TURING_ANSWER),
+        answer == TURING_ANSWER,
+    )
 
     answer = log_probs(model, [tokenizer.eot, *tokenizer.encode(SCALING)])
     furthest = max(abs(here - known) for here, known in zip(answer, SCALING_LOG_PROBS, strict=True))
-    here, known = (" ".join(f"{value:.4f}" for value in values) for values in (answer, SCALING_LOG_PROBS))
+    here, known = (
+        " ".join(f"{value:.4f}" for value in values) for values in (answer, SCALING_LOG_PROBS)
+    )
     yield f"17 log-probabilities, at most {furthest:.0e} apart", here, known, furthest <= TOLERANCE
 
 
@@ -223,7 +310,9 @@ def greedy(model, prompts, n_new):
     for _ in range(n_new):
         longest = max(map(len, rows))
         with torch.inference_mode():
-            logits = model(torch.tensor([row + [0] * (longest - len(row)) for row in rows]))  # (B, T, V)
+            logits = model(
+                torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+            )  # (B, T, V)
         for row, scores in zip(rows, logits):
             row.append(scores[len(row) - 1].argmax().item())
     return [row[-n_new:] for row in rows]

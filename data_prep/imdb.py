@@ -32,7 +32,13 @@ URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SIZE = 84125825
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 
-COUNTS = {"train/neg": 12500, "train/pos": 12500, "test/neg": 12500, "test/pos": 12500, "train/unsup": 50000}
+COUNTS = {
+    "train/neg": 12500,
+    "train/pos": 12500,
+    "test/neg": 12500,
+    "test/pos": 12500,
+    "train/unsup": 50000,
+}
 RATINGS = {"neg": range(1, 5), "pos": range(7, 11), "unsup": range(1)}  # of ten stars; 0: not told
 LABELS = {"neg": 0, "pos": 1, "unsup": None}
 VAL_SHARE = 0.2
@@ -53,12 +59,24 @@ class Review(NamedTuple):
 
 @command
 def main(argv=None):
-    parser = Parser(prog="python -m data_prep.imdb", description="Prepare the IMDb film reviews for training.")
-    parser.add_argument("--archive", metavar="FILE", help="aclImdb_v1.tar.gz; default: download it, beside --out")
-    parser.add_argument("--out", metavar="DIR", default="data/imdb", help="folder to write (default: data/imdb)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split into train and val (default: 0)")
-    parser.add_argument("--keep-duplicates", action="store_true", help="keep texts that occur again, as papers do")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out if this command wrote it")
+    parser = Parser(
+        prog="python -m data_prep.imdb", description="Prepare the IMDb film reviews for training."
+    )
+    parser.add_argument(
+        "--archive", metavar="FILE", help="aclImdb_v1.tar.gz; default: download it, beside --out"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", default="data/imdb", help="folder to write (default: data/imdb)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the split into train and val (default: 0)"
+    )
+    parser.add_argument(
+        "--keep-duplicates", action="store_true", help="keep texts that occur again, as papers do"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out if this command wrote it"
+    )
     args = parser.parse_args(argv)
 
     start, out = time.monotonic(), Path(args.out)
@@ -70,7 +88,9 @@ def main(argv=None):
     files = {f"{split}.jsonl": map(row, reviews) for split, reviews in splits.items()}
     write_folder(out, files | {"classes.json": [["neg", "pos"]]}, readme(archive, args, table))
     print(f"{table}\n\nwritten to {out} in {time.monotonic() - start:.1f} s")
-    print(f"next: python scripts/train_logreg.py --data {out}, or python scripts/finetune_imdb.py --data {out}")
+    print(
+        f"next: python scripts/train_logreg.py --data {out}, or python scripts/finetune_imdb.py --data {out}"
+    )
 
 
 def fetch(path):
@@ -86,7 +106,9 @@ def read_archive(path):
     """Read the tar.gz as a stream -> {"train/neg": [Review], ...}, in the order of their numbers. Raises DataError."""
     found = {group: [] for group in COUNTS}
     if not path.is_file():
-        raise DataError(f"no such archive, {path}; give --archive FILE, or leave it out to download")
+        raise DataError(
+            f"no such archive, {path}; give --archive FILE, or leave it out to download"
+        )
     try:
         with gzip.open(path) as unpacked:
             stream = _Bounded(unpacked)
@@ -95,14 +117,25 @@ def read_archive(path):
                     _read_member(tar, member, found, path)
             while not stream.ended:  # on to the end, where gzip keeps its checksum
                 stream.read(1 << 20)
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError, RecursionError) as error:
-        raise DataError(f"archive is damaged or cut short ({error}), {path}; download it again") from error
+    except (
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        gzip.BadGzipFile,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise DataError(
+            f"archive is damaged or cut short ({error}), {path}; download it again"
+        ) from error
     for group, reviews in found.items():
         reviews.sort()
         if len({review.id for review in reviews}) < len(reviews):
             raise DataError(f"a file stands twice in aclImdb/{group}, {path}; download it again")
         if len(reviews) != COUNTS[group]:
-            raise DataError(f"{len(reviews)} of {COUNTS[group]} files in aclImdb/{group}, {path}; download it again")
+            raise DataError(
+                f"{len(reviews)} of {COUNTS[group]} files in aclImdb/{group}, {path}; download it again"
+            )
     return found
 
 
@@ -123,7 +156,9 @@ class _Bounded:
         self.total += len(data)
         self.ended = not data
         if self.total > MAX_ARCHIVE:
-            raise DataError(f"archive unpacks to more than {MAX_ARCHIVE:,} bytes, {self.file.name}; download it again")
+            raise DataError(
+                f"archive unpacks to more than {MAX_ARCHIVE:,} bytes, {self.file.name}; download it again"
+            )
         return data
 
 
@@ -131,9 +166,13 @@ def _read_member(tar, member, found, path):
     """Check one member of the archive and, if it is a review, add it to `found`."""
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name:
-        raise DataError(f"a name that leaves the archive's folder, {member.name!r} in {path}; don't trust this file")
+        raise DataError(
+            f"a name that leaves the archive's folder, {member.name!r} in {path}; don't trust this file"
+        )
     if not (member.isfile() or member.isdir()):
-        raise DataError(f"a member is a link or a device, {member.name!r} in {path}; don't trust this file")
+        raise DataError(
+            f"a member is a link or a device, {member.name!r} in {path}; don't trust this file"
+        )
     group = "/".join(parts[1:3])
     if member.isdir() or parts[0] != "aclImdb" or len(parts) != 4 or group not in COUNTS:
         return
@@ -167,7 +206,9 @@ def divide(official, seed, keep_duplicates=False):
     all splits but test, unless `keep_duplicates`.
     """
     labelled = sorted(official["train/neg"] + official["train/pos"])
-    rows = split_seeded([r.text for r in labelled], {"val": VAL_SHARE}, seed, [str(r.label) for r in labelled])
+    rows = split_seeded(
+        [r.text for r in labelled], {"val": VAL_SHARE}, seed, [str(r.label) for r in labelled]
+    )
     splits = {split: [labelled[row] for row in rows[split]] for split in ("train", "val")}
     splits["test"] = sorted(official["test/neg"] + official["test/pos"])
     splits["unsup"] = official["train/unsup"]
@@ -187,16 +228,24 @@ def divide(official, seed, keep_duplicates=False):
 
 def describe(splits, copies, keep_duplicates):
     """The `splits` and the `copies` found, kept or not (`keep_duplicates`), as a table for a terminal and for Markdown."""
-    lines = [f"| file        | reviews | negative | positive | copies {'kept' if keep_duplicates else 'left out'} |"]
+    lines = [
+        f"| file        | reviews | negative | positive | copies {'kept' if keep_duplicates else 'left out'} |"
+    ]
     lines.append("|---|--:|--:|--:|---|")
     for split, reviews in splits.items():
         labels = Counter(review.label for review in reviews)
-        found = ", ".join(f"{n} of a text in {first}" for (of, first), n in sorted(copies.items()) if of == split)
+        found = ", ".join(
+            f"{n} of a text in {first}" for (of, first), n in sorted(copies.items()) if of == split
+        )
         if found and split == "test" and not keep_duplicates:
             found = f"none ({found}; the test set stays whole)"
-        negative, positive = (f"{labels[label]:,}" if None not in labels else "-" for label in (0, 1))
+        negative, positive = (
+            f"{labels[label]:,}" if None not in labels else "-" for label in (0, 1)
+        )
         found = found or "none"
-        lines.append(f"| {split + '.jsonl':11} | {len(reviews):7,} | {negative:>8} | {positive:>8} | {found} |")
+        lines.append(
+            f"| {split + '.jsonl':11} | {len(reviews):7,} | {negative:>8} | {positive:>8} | {found} |"
+        )
     return "\n".join(lines)
 
 
@@ -215,7 +264,11 @@ def readme(archive, args, table):
     No dates: equal input, equal bytes.
     """
     sha256 = digest_of(archive)
-    origin = "the official archive" if sha256 == SHA256 else "not the official archive, but with its files and counts"
+    origin = (
+        "the official archive"
+        if sha256 == SHA256
+        else "not the official archive, but with its files and counts"
+    )
     kept = "kept" if args.keep_duplicates else "left out"
     return f"""{TITLE}
 

@@ -45,7 +45,9 @@ class GPT2Classifier(nn.Module):
         with torch.device("meta"):  # builds the parts without memory for a second body
             model = cls(gpt2.config, n_classes, pooling, class_names)
         model.transformer = gpt2
-        model.score = nn.Linear(gpt2.config.n_embd, n_classes, bias=False).to(gpt2.wte.weight)  # its device and dtype
+        model.score = nn.Linear(gpt2.config.n_embd, n_classes, bias=False).to(
+            gpt2.wte.weight
+        )  # its device and dtype
         nn.init.zeros_(model.score.weight)
         return model
 
@@ -54,10 +56,14 @@ class GPT2Classifier(nn.Module):
         B, T = token_ids.shape
         if lengths.shape != (B,):
             raise ValueError(f"lengths must be ({B},) for {B} rows, got {tuple(lengths.shape)}")
-        unseen = torch.compiler.is_compiling() or (self.training and lengths.is_cuda)  # as in GPT2.check
+        unseen = torch.compiler.is_compiling() or (
+            self.training and lengths.is_cuda
+        )  # as in GPT2.check
         if not unseen and (lengths.min() < 1 or lengths.max() > T):
             low, high = lengths.min().item(), lengths.max().item()
-            raise ValueError(f"each row needs 1 to {T} real tokens, got lengths from {low} to {high}")
+            raise ValueError(
+                f"each row needs 1 to {T} real tokens, got lengths from {low} to {high}"
+            )
         if self.pooling == "last":
             at = torch.arange(B, device=lengths.device) * T + lengths - 1
             pooled = self.transformer.hidden_states(token_ids, at=at)

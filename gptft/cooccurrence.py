@@ -34,8 +34,10 @@ def context_tokens(stream, config):
     times = np.bincount(stream, minlength=config.vocab_size)
     contexts = np.argsort(-times, kind="stable")[: min(CONTEXTS, np.count_nonzero(times))]
     if len(contexts) < config.n_embd:
-        raise UserError(f"--embedding counts needs at least {config.n_embd} different tokens to count, but the data has "
-                        f"{len(contexts)}; leave it out")  # fmt: skip
+        raise UserError(
+            f"--embedding counts needs at least {config.n_embd} different tokens to count, but the data has "
+            f"{len(contexts)}; leave it out"
+        )
     return contexts
 
 
@@ -53,7 +55,9 @@ def embed_by_counts(gpt2, stream, contexts):
 def count_vectors(stream, contexts, vocab_size, n_embd):
     """-> (V, C) float32, with mean 0 and standard deviation STD over the context tokens before the long ones are shortened."""
     information = positive_information(cooccurrences(stream, contexts, vocab_size))
-    _, values, directions = torch.svd_lowrank(information[contexts], q=min(n_embd + 32, len(contexts)), niter=4)
+    _, values, directions = torch.svd_lowrank(
+        information[contexts], q=min(n_embd + 32, len(contexts)), niter=4
+    )
     values, directions = values[:n_embd], directions[:, :n_embd]
     vectors = information @ directions * torch.where(values > FAINT * values[0], values.rsqrt(), 0)
     vectors -= vectors[contexts].mean(0)
@@ -76,7 +80,10 @@ def cooccurrences(stream, contexts, vocab_size):
     for begin in range(0, len(stream), TOKENS):
         part = np.asarray(stream[begin : begin + TOKENS + REACH], dtype=np.int64)
         for distance in range(1, REACH + 1):
-            left, right = part[:-distance][:TOKENS], part[distance:][:TOKENS]  # pairs that begin in this part
+            left, right = (
+                part[:-distance][:TOKENS],
+                part[distance:][:TOKENS],
+            )  # pairs that begin in this part
             for token, near in ((left, right), (right, left)):
                 column = number[near]
                 cell = torch.from_numpy((token * len(contexts) + column)[column >= 0])

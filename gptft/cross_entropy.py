@@ -22,7 +22,9 @@ def linear_cross_entropy(hidden, weight, targets):
     Args: hidden (N, C), weight (V, C) floats; under autocast the products run in its precision, softmax in float32.
     targets (N,) int64 from 0 to V - 1, or -100 where nothing is learned.
     """
-    if torch.compiler.is_compiling():  # which would unroll the loop, and saves memory in its own way
+    if (
+        torch.compiler.is_compiling()
+    ):  # which would unroll the loop, and saves memory in its own way
         logits = F.linear(hidden, F.pad(weight, (0, 0, 0, -len(weight) % WIDTH)))
         return F.cross_entropy(logits[:, : len(weight)].float(), targets, reduction="sum")
     return _LinearCrossEntropy.apply(hidden, weight, targets, torch.is_grad_enabled())
@@ -32,7 +34,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, with_gradients):
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        )
         h, V, exact = hidden.to(dtype), len(weight), torch.promote_types(dtype, torch.float32)
         w = weight.new_empty(V + -V % WIDTH, weight.shape[1], dtype=dtype)
         w[:V], w[V:] = weight, 0
@@ -44,9 +48,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         n_rows = 64 if device == "cpu" else size  # whose softmax in float32 stays in a CPU's cache
         for begin in range(0, len(h), size):
             part = slice(begin, begin + size)
-            logits = torch.mm(h[part], w.T, out=room[: len(h[part])])  # those of the padding are 0 and stay so
+            logits = torch.mm(
+                h[part], w.T, out=room[: len(h[part])]
+            )  # those of the padding are 0 and stay so
             learned, target = (targets[part] >= 0)[:, None], targets[part].clamp(min=0)[:, None]
-            for rows, t, counts in zip(*(tensor.split(n_rows) for tensor in (logits[:, :V], target, learned))):
+            for rows, t, counts in zip(
+                *(tensor.split(n_rows) for tensor in (logits[:, :V], target, learned))
+            ):
                 log_p = torch.log_softmax(rows, -1, dtype=exact)
                 total -= (log_p.gather(1, t) * counts).sum()
                 if with_gradients:  # which takes the place of the logits

@@ -65,7 +65,12 @@ class TextStream:
             self.stopped = True
             certain, self.held = self.held[: min(found)], b""
         else:
-            beginnings = [n for string in self.stop for n in range(1, len(string)) if self.held.endswith(string[:n])]
+            beginnings = [
+                n
+                for string in self.stop
+                for n in range(1, len(string))
+                if self.held.endswith(string[:n])
+            ]
             n = len(self.held) - max(beginnings, default=0)
             certain, self.held = self.held[:n], self.held[n:]
         return self.decoder.decode(certain)
@@ -108,8 +113,19 @@ class _Row:
 
 
 @torch.inference_mode()
-def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), stop=(), tokenizer=None, batch_size=None,
-           log_probs=False, on_text=None):  # fmt: skip
+def decode(
+    model,
+    prompts,
+    max_new_tokens,
+    sampling,
+    seed=None,
+    stop_ids=(),
+    stop=(),
+    tokenizer=None,
+    batch_size=None,
+    log_probs=False,
+    on_text=None,
+):
     """Continue prompts; yields (i, Generation) for prompt i, in the order in which they end.
 
     Args:
@@ -133,7 +149,9 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
         raise ValueError("stop strings must not be empty, and need a tokenizer")
     seed = np.random.SeedSequence().entropy if seed is None else seed
     how = (max_new_tokens, frozenset(stop_ids), stop, tokenizer, on_text)
-    rows = sorted((_Row(i, prompt, *how) for i, prompt in enumerate(prompts)), key=lambda row: len(row.prompt))
+    rows = sorted(
+        (_Row(i, prompt, *how) for i, prompt in enumerate(prompts)), key=lambda row: len(row.prompt)
+    )
     batch_size = batch_size or max(1, len(rows))
     was_training = model.training
     model.eval()
@@ -141,7 +159,9 @@ def decode(model, prompts, max_new_tokens, sampling, seed=None, stop_ids=(), sto
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             numbers, read = [row.number for row in batch], [row.prompt for row in batch]
-            sampler = Sampler(sampling, read, numbers, max_new_tokens, n_ids, seed, model.wte.weight.device)
+            sampler = Sampler(
+                sampling, read, numbers, max_new_tokens, n_ids, seed, model.wte.weight.device
+            )
             yield from _decode_batch(model, batch, sampler, max_new_tokens, n_ids, log_probs)
     finally:
         model.train(was_training)
@@ -151,8 +171,10 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
     """Raise UserError if a prompt, list[int], and max_new_tokens exceed n_positions; place: ", FILE, line N" or nothing."""
     n = len(prompt) + max_new_tokens
     if n > n_positions:
-        raise UserError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the "
-                        f"model's n_positions, {n_positions}{place}; shorten the prompt or lower --max-new-tokens")
+        raise UserError(
+            f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones make {n}, more than the "
+            f"model's n_positions, {n_positions}{place}; shorten the prompt or lower --max-new-tokens"
+        )
 
 
 def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
@@ -160,7 +182,9 @@ def _decode_batch(model, rows, sampler, n_tokens, n_ids, with_log_probs):
     look_later = model.wte.weight.device.type in LOOK_LATER
     record = look_later and n_tokens >= RECORD_FROM
     cache, logits = _prefill(model, [row.prompt for row in rows], n_tokens - 1)
-    next_logits = _recorded(model, cache) if record else functools.partial(_next_logits, model, cache)
+    next_logits = (
+        _recorded(model, cache) if record else functools.partial(_next_logits, model, cache)
+    )
     record = isinstance(next_logits, _Recorded)  # where that failed once, it isn't tried again
     for step in range(n_tokens):
         logits = logits[:, :n_ids].float()
@@ -197,7 +221,10 @@ def _prefill(model, prompts, n_more):
     """Read B prompts in one pass, equal ones once -> a cache with room for n_more tokens a row, and logits (B, V)."""
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     which = {prompt: k for k, prompt in enumerate(distinct)}
-    rows, lengths = [which[tuple(prompt)] for prompt in prompts], [len(prompt) for prompt in distinct]
+    rows, lengths = (
+        [which[tuple(prompt)] for prompt in prompts],
+        [len(prompt) for prompt in distinct],
+    )
     T = max(lengths)
     padded = [[*prompt, *[0] * (T - len(prompt))] for prompt in distinct]
     token_ids = torch.tensor(padded, device=model.wte.weight.device)  # (distinct, T)
@@ -223,7 +250,10 @@ def _recorded(model, cache):
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        warnings.warn(f"a step can't be recorded here ({error}); it is launched kernel by kernel", stacklevel=2)
+        warnings.warn(
+            f"a step can't be recorded here ({error}); it is launched kernel by kernel",
+            stacklevel=2,
+        )
         cache.fixed = False
         return functools.partial(_next_logits, model, cache)
     finally:  # nothing has been read yet
@@ -259,7 +289,10 @@ def _side_stream(device):
 def _record(step, device):
     """Run `step` on a GPU and record it -> (a function that runs it again, the tensor it then writes to)."""
     graph, stream = torch.cuda.CUDAGraph(), _side_stream(device)
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):  # come back to it, whatever fails
+    with (
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+    ):  # come back to it, whatever fails
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             step()  # libraries set themselves up, which can't be recorded

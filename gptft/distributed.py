@@ -30,7 +30,9 @@ def setup(device):
     if cuda:
         n_processes, n_devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if n_processes > n_devices:
-            raise UserError(f"{n_processes} processes but {n_devices} GPUs; lower --nproc-per-node, or use --device cpu")
+            raise UserError(
+                f"{n_processes} processes but {n_devices} GPUs; lower --nproc-per-node, or use --device cpu"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     if not is_main():

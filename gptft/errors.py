@@ -44,7 +44,9 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are `UserError`s (one line, no usage dump) and whose options can't be abbreviated."""
 
     def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
 
     def error(self, message):
         """What argparse calls with the `message` about a mistake."""
@@ -79,18 +81,28 @@ def command(main):
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # the reader of our output went away (`| head`): not an error, and nobody to tell
+        except (
+            BrokenPipeError
+        ):  # the reader of our output went away (`| head`): not an error, and nobody to tell
             sys.stderr.close()
             return 141
         except OSError as error:
             where = f", {error.filename}" if error.filename else ""
-            return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the free disk space")
+            return _fail(
+                f"{error.strerror or error}{where}; check the path, its permissions and the free disk space"
+            )
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                return _fail("out of memory; ask for less at once (see --help), or close other programs")
+                return _fail(
+                    "out of memory; ask for less at once (see --help), or close other programs"
+                )
             if not _lost_a_process(error):
                 raise
-            return _fail("another process of this run has ended; continue with --resume") if is_first() else 2
+            return (
+                _fail("another process of this run has ended; continue with --resume")
+                if is_first()
+                else 2
+            )
 
     return guarded
 
@@ -110,13 +122,19 @@ def is_out_of_memory(error):
 
     torch has a class of its own for a full GPU (a RuntimeError) and only words for a full machine.
     """
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error) or \
-        "not enough memory" in str(error)
+    return (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error)
+        or "allocate memory" in str(error)
+        or "not enough memory" in str(error)
+    )
 
 
 def _fail(message):
     message = " ".join(message.split())
-    if len(message) > 2000:  # it may quote a file, which should neither flood nor steer the terminal
+    if (
+        len(message) > 2000
+    ):  # it may quote a file, which should neither flood nor steer the terminal
         message = f"{message[:1000]} ... {message[-1000:]}"
     print("error: " + "".join(c if c.isprintable() else "?" for c in message), file=sys.stderr)
     return 2

@@ -45,7 +45,12 @@ def loss_metrics(model, dataset, pad_id, hardware, at_once=EVAL_BATCH):
     """-> dict of n (rows), loss (mean over all response tokens, nats), perplexity and response_tokens. As response_losses."""
     sums, counts = response_losses(model, dataset, pad_id, hardware, at_once)
     loss = sums.sum() / counts.sum()
-    return {"n": len(sums), "loss": float(loss), "perplexity": math.exp(min(loss, 700)), "response_tokens": int(counts.sum())}
+    return {
+        "n": len(sums),
+        "loss": float(loss),
+        "perplexity": math.exp(min(loss, 700)),
+        "response_tokens": int(counts.sum()),
+    }
 
 
 def stream_metrics(model, windows, loss, hardware, n_documents, n_bytes):
@@ -59,8 +64,17 @@ def stream_metrics(model, windows, loss, hardware, n_documents, n_bytes):
     for batch in eval_batches(windows, window_batch, None, max(1, EVAL_TOKENS // windows.length)):
         sums += torch.tensor([loss(model, hardware.put(batch)).item(), batch.n])
     total, n = distributed.sum_over_processes(sums).tolist()
-    metrics = {"n": n_documents, "tokens": int(n), "loss": total / max(n, 1), "perplexity": math.exp(min(total / max(n, 1), 700))}
-    return metrics if windows.numbers is not None else metrics | {"bits_per_byte": total / math.log(2) / n_bytes}
+    metrics = {
+        "n": n_documents,
+        "tokens": int(n),
+        "loss": total / max(n, 1),
+        "perplexity": math.exp(min(total / max(n, 1), 700)),
+    }
+    return (
+        metrics
+        if windows.numbers is not None
+        else metrics | {"bits_per_byte": total / math.log(2) / n_bytes}
+    )
 
 
 def respond(model, prompts, tokenizer, max_new_tokens, at_once=EVAL_BATCH):
@@ -72,7 +86,13 @@ def respond(model, prompts, tokenizer, max_new_tokens, at_once=EVAL_BATCH):
     found = []
     for limit, group in groups.items():
         wanted = [prompts[i] for i in group]
-        written = generate(model, wanted, limit, 0, eos_id=tokenizer.eot, batch_size=min(at_once, EVAL_BATCH)) if limit > 0 else [[]] * len(group)
+        written = (
+            generate(
+                model, wanted, limit, 0, eos_id=tokenizer.eot, batch_size=min(at_once, EVAL_BATCH)
+            )
+            if limit > 0
+            else [[]] * len(group)
+        )
         found += zip(group, written)
     responses = []
     for _, ids in sorted(distributed.gather(found)):
@@ -87,7 +107,11 @@ def forced_choices(model, tasks, tokenizer, hardware, at_once=EVAL_BATCH):
 
     A response's probability is that of all its tokens and of ending there; if the best are equal, that is no.
     """
-    examples = [Example(0, task.instruction, task.input, choice) for task in tasks for choice in task.choices]
+    examples = [
+        Example(0, task.instruction, task.input, choice)
+        for task in tasks
+        for choice in task.choices
+    ]
     dataset = InstructionDataset(examples, tokenizer, model.template, model.config.n_positions)
     losses = np.full(len(examples), np.inf)  # what doesn't fit into the context is improbable
     losses[dataset.rows], _ = response_losses(model, dataset, tokenizer.eot, hardware, at_once)
@@ -103,19 +127,40 @@ def evaluate_instructions(model, datasets, tokenizer, hardware, n_prompts, at_on
     """
     template, test, tasks = TEMPLATES[model.template], datasets["test"], load_tasks()
     with evaluating(model, hardware):
-        results = {split: loss_metrics(model, dataset, tokenizer.eot, hardware, at_once) for split, dataset in datasets.items()}
+        results = {
+            split: loss_metrics(model, dataset, tokenizer.eot, hardware, at_once)
+            for split, dataset in datasets.items()
+        }
         chosen = forced_choices(model, tasks, tokenizer, hardware, at_once)
 
-    examples = [test.examples[i] for i in np.linspace(0, len(test) - 1, min(len(test), n_prompts)).astype(int)]
-    prompts = [template.encode(tokenizer, example.instruction, example.input) for example in examples]
+    examples = [
+        test.examples[i]
+        for i in np.linspace(0, len(test) - 1, min(len(test), n_prompts)).astype(int)
+    ]
+    prompts = [
+        template.encode(tokenizer, example.instruction, example.input) for example in examples
+    ]
     responses = respond(model, prompts, tokenizer, RESPONSE_TOKENS, at_once)
-    results["test"] |= text_metrics(responses, [example.output for example in examples], template.markers)
+    results["test"] |= text_metrics(
+        responses, [example.output for example in examples], template.markers
+    )
 
     prompts = [template.encode(tokenizer, task.instruction, task.input) for task in tasks]
-    passed = [passes(task, response.text) for task, response in zip(tasks, respond(model, prompts, tokenizer, TASK_TOKENS, at_once))]
-    results["tasks"] = {"written": task_results(tasks, passed), "forced_choice": task_results(tasks, chosen.tolist())}
+    passed = [
+        passes(task, response.text)
+        for task, response in zip(tasks, respond(model, prompts, tokenizer, TASK_TOKENS, at_once))
+    ]
+    results["tasks"] = {
+        "written": task_results(tasks, passed),
+        "forced_choice": task_results(tasks, chosen.tolist()),
+    }
     predictions = [
-        {"id": example.id, "prompt": template.text(example.instruction, example.input), "response": response.text, "ended": response.ended}
+        {
+            "id": example.id,
+            "prompt": template.text(example.instruction, example.input),
+            "response": response.text,
+            "ended": response.ended,
+        }
         for example, response in zip(examples, responses)
-    ]  # fmt: skip
+    ]
     return results, predictions

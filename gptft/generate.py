@@ -18,8 +18,22 @@ from gptft.errors import Parser, UserError, command
 from gptft.files import write_text
 
 
-def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, repetition_penalty=1.0,
-             eos_id=None, seed=None, stop_ids=(), stop=(), tokenizer=None, batch_size=None, on_text=None):  # fmt: skip
+def generate(
+    model,
+    prompts,
+    max_new_tokens,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    repetition_penalty=1.0,
+    eos_id=None,
+    seed=None,
+    stop_ids=(),
+    stop=(),
+    tokenizer=None,
+    batch_size=None,
+    on_text=None,
+):
     """Continue prompts -> their new ids, list[list[int]], each up to and with the id that ended it.
 
     Args:
@@ -31,13 +45,25 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
         batch_size: prompts in one pass; default: all. on_text: called with (i, str) whenever prompt i has more text.
     Raises UserError if a prompt and max_new_tokens exceed n_positions, ValueError for other values out of range.
     """
-    from gptft.decoding import decode  # torch takes a second to load, and --help should not wait for it
+    from gptft.decoding import (
+        decode,
+    )  # torch takes a second to load, and --help should not wait for it
     from gptft.sampling import Sampling
 
     stop_ids = {*stop_ids} if eos_id is None else {*stop_ids, eos_id}
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    written = decode(model, prompts, max_new_tokens, sampling, seed=seed, stop_ids=stop_ids, stop=stop,
-                     tokenizer=tokenizer, batch_size=batch_size, on_text=on_text)  # fmt: skip
+    written = decode(
+        model,
+        prompts,
+        max_new_tokens,
+        sampling,
+        seed=seed,
+        stop_ids=stop_ids,
+        stop=stop,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        on_text=on_text,
+    )
     return [generation.ids for _, generation in sorted(written)]
 
 
@@ -49,35 +75,74 @@ class GenerateOptions:
     """How text is written."""
 
     max_new_tokens: int = option(200, "longest text in tokens", low=1)
-    temperature: float = option(0.8, "divides the logits; 0 always takes the likeliest token", low=0.0, high=100.0)
+    temperature: float = option(
+        0.8, "divides the logits; 0 always takes the likeliest token", low=0.0, high=100.0
+    )
     top_k: int = option(None, "choose among the N likeliest tokens; default: all", int, 1)
-    top_p: float = option(0.95, "choose among the fewest tokens whose probabilities reach X", low=0.001, high=1.0)
-    repetition_penalty: float = option(1.0, "above 1: what has been said becomes less likely", low=0.1, high=10.0)
+    top_p: float = option(
+        0.95, "choose among the fewest tokens whose probabilities reach X", low=0.001, high=1.0
+    )
+    repetition_penalty: float = option(
+        1.0, "above 1: what has been said becomes less likely", low=0.1, high=10.0
+    )
     num_samples: int = option(1, "texts for each prompt", low=1, high=10_000)
     batch_size: int = option(16, "texts written at the same time", low=1)
-    seed: int = option(None, "same seed and prompts, same texts; default: drawn, and printed", int, 0, 2**32 - 1)
+    seed: int = option(
+        None, "same seed and prompts, same texts; default: drawn, and printed", int, 0, 2**32 - 1
+    )
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = option("auto", "of the weights", choices=("auto", "fp32", "bf16", "fp16"))
 
 
 def parse(argv):
     parser = Parser(prog="python -m gptft.generate", description=__doc__)
-    parser.add_argument("--model", metavar="NAME", help="124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a "
-                        "folder; default: the newest language model under runs/, else mini")  # fmt: skip
-    parser.add_argument("--prompt", metavar="TEXT", help="text to continue (default: start from nothing)")
-    parser.add_argument("--instruction", metavar="TEXT", help="what to do, put into the model's own wording")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a "
+        "folder; default: the newest language model under runs/, else mini",
+    )
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="text to continue (default: start from nothing)"
+    )
+    parser.add_argument(
+        "--instruction", metavar="TEXT", help="what to do, put into the model's own wording"
+    )
     parser.add_argument("--input", metavar="TEXT", help="what --instruction is about")
-    parser.add_argument("--interactive", action="store_true", help="answer line after line from standard input")
-    parser.add_argument("--file", metavar="FILE", help=".jsonl, .csv or .json with a field prompt, or instruction and "
-                        "perhaps input; writes JSONL with the field response added")  # fmt: skip
-    parser.add_argument("--out", metavar="FILE", help="where --file's result goes (default: standard output)")
+    parser.add_argument(
+        "--interactive", action="store_true", help="answer line after line from standard input"
+    )
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        help=".jsonl, .csv or .json with a field prompt, or instruction and "
+        "perhaps input; writes JSONL with the field response added",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="where --file's result goes (default: standard output)"
+    )
     add_options(parser, GenerateOptions)
-    parser.add_argument("--stop", metavar="TEXT", action="append", default=[],
-                        help="end before this text; may be repeated")  # fmt: skip
-    parser.add_argument("--stop-id", metavar="N", type=int, action="append", default=[],
-                        help="end at this token id, as at end-of-text; may be repeated")  # fmt: skip
-    parser.add_argument("--logprobs", action="store_true", help="also give each token's natural log-probability by the "
-                        "model itself (temperature 1, nothing filtered)")  # fmt: skip
+    parser.add_argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="end before this text; may be repeated",
+    )
+    parser.add_argument(
+        "--stop-id",
+        metavar="N",
+        type=int,
+        action="append",
+        default=[],
+        help="end at this token id, as at end-of-text; may be repeated",
+    )
+    parser.add_argument(
+        "--logprobs",
+        action="store_true",
+        help="also give each token's natural log-probability by the "
+        "model itself (temperature 1, nothing filtered)",
+    )
     args = parser.parse_args(argv)
     tasks = ("prompt", "instruction", "file", "interactive")
     given = [flag for flag in tasks if getattr(args, flag) not in (None, False)]
@@ -121,13 +186,19 @@ def find_model(name=None, classifier=False):
 
     if name:
         return model_folder(name), "as asked"
-    runs = [weights for weights in Path("runs").rglob("model.safetensors") if (weights.parent / "config.json").exists()]
+    runs = [
+        weights
+        for weights in Path("runs").rglob("model.safetensors")
+        if (weights.parent / "config.json").exists()
+    ]
     for weights in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
         if read_huggingface_config(weights.parent / "config.json").is_classifier == classifier:
             return weights.parent, "the newest run"
     if classifier:
-        raise UserError("no classifier in a folder under runs/; name one with --model, or train one with: "
-                        "python scripts/finetune_imdb.py")  # fmt: skip
+        raise UserError(
+            "no classifier in a folder under runs/; name one with --model, or train one with: "
+            "python scripts/finetune_imdb.py"
+        )
     return model_folder("mini"), "bundled"
 
 
@@ -147,25 +218,35 @@ class _Writer:
         hardware = choose_hardware(options.device, options.precision, n_steps=0)
         self.model = load_model(folder, dtype=hardware.dtype, device=hardware.device)
         if not isinstance(self.model, GPT2):
-            raise UserError(f"a classifier writes no text, {folder}; give a language model, or use gptft.predict")
+            raise UserError(
+                f"a classifier writes no text, {folder}; give a language model, or use gptft.predict"
+            )
         check_vocabulary(self.model, folder)
         self.folder, self.options, self.log_probs = folder, options, args.logprobs
         self.tokenizer = Tokenizer(self.model.special_tokens)
         self.template = TEMPLATES.get(self.model.template)
         self.stop, self.stop_ids = args.stop, {self.tokenizer.eot, *args.stop_id}
-        self.sampling = Sampling(options.temperature, options.top_k, options.top_p, options.repetition_penalty)
+        self.sampling = Sampling(
+            options.temperature, options.top_k, options.top_p, options.repetition_penalty
+        )
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
         n_parameters = sum(p.numel() for p in self.model.parameters())
-        tell(f"model: {folder} ({why}), {n_parameters:,} parameters, template: {self.model.template or 'none'}")
+        tell(
+            f"model: {folder} ({why}), {n_parameters:,} parameters, template: {self.model.template or 'none'}"
+        )
         tell(f"computing on {hardware.why}; seed {self.seed}")
 
     def encode(self, prompt=None, instruction=None, input=""):
         """A text to continue, or an instruction -> token ids."""
         if instruction is None:
-            return self.tokenizer.encode(prompt or "") or [self.tokenizer.eot]  # end-of-text also begins a text
+            return self.tokenizer.encode(prompt or "") or [
+                self.tokenizer.eot
+            ]  # end-of-text also begins a text
         if self.template is None:
-            raise UserError(f"the model knows no wording for instructions, {self.folder}; use --prompt, or a model "
-                            "made by scripts/finetune_alpaca.py")  # fmt: skip
+            raise UserError(
+                f"the model knows no wording for instructions, {self.folder}; use --prompt, or a model "
+                "made by scripts/finetune_alpaca.py"
+            )
         return self.template.encode(self.tokenizer, instruction, input)
 
     def write(self, prompts, turn=0, on_text=None):
@@ -173,14 +254,26 @@ class _Writer:
         from gptft.decoding import decode
 
         prompts = [prompt for prompt in prompts for _ in range(self.options.num_samples)]
-        return decode(self.model, prompts, self.options.max_new_tokens, self.sampling, seed=self.seed + turn,
-                      stop_ids=self.stop_ids, stop=self.stop, tokenizer=self.tokenizer, log_probs=self.log_probs,
-                      batch_size=self.options.batch_size, on_text=on_text)  # fmt: skip
+        return decode(
+            self.model,
+            prompts,
+            self.options.max_new_tokens,
+            self.sampling,
+            seed=self.seed + turn,
+            stop_ids=self.stop_ids,
+            stop=self.stop,
+            tokenizer=self.tokenizer,
+            log_probs=self.log_probs,
+            batch_size=self.options.batch_size,
+            on_text=on_text,
+        )
 
     def show(self, prompt, turn=0):
         """Print what follows a prompt: one text while it is being written, several when all are there."""
         many = self.options.num_samples > 1
-        written = self.write([prompt], turn, None if many else lambda _, text: print(text, end="", flush=True))
+        written = self.write(
+            [prompt], turn, None if many else lambda _, text: print(text, end="", flush=True)
+        )
         for i, generation in sorted(written):
             print(f"--- sample {i + 1}\n{generation.text}" if many else "")
             if self.log_probs:
@@ -189,13 +282,18 @@ class _Writer:
 
     def tokens(self, generation):
         """A Generation -> [(its token as text, log-probability), ...]."""
-        return [(self.tokenizer.decode([id]), round(p, 6)) for id, p in zip(generation.ids, generation.log_probs)]
+        return [
+            (self.tokenizer.decode([id]), round(p, 6))
+            for id, p in zip(generation.ids, generation.log_probs)
+        ]
 
 
 def _interactive(writer):
     """Answer each line of standard input on its own, until it ends. Ctrl-C ends an answer."""
     asked_for = "an instruction" if writer.template else "a text to continue"
-    tell(f"enter {asked_for}; every line stands alone; Ctrl-C ends an answer, Ctrl-D the conversation")
+    tell(
+        f"enter {asked_for}; every line stands alone; Ctrl-C ends an answer, Ctrl-D the conversation"
+    )
     turn = 0
     while True:
         try:
@@ -203,11 +301,15 @@ def _interactive(writer):
         except EOFError:
             return
         except UnicodeDecodeError as error:
-            raise UserError(f"not UTF-8 ({error.reason}), standard input; send UTF-8 text") from error
+            raise UserError(
+                f"not UTF-8 ({error.reason}), standard input; send UTF-8 text"
+            ) from error
         if not line:
             continue
         try:
-            writer.show(writer.encode(instruction=line) if writer.template else writer.encode(line), turn)
+            writer.show(
+                writer.encode(instruction=line) if writer.template else writer.encode(line), turn
+            )
         except KeyboardInterrupt:
             print()
         except UserError as error:  # too long a line is no reason to leave
@@ -227,16 +329,28 @@ def _file(writer, path, out):
             prompts.append(writer.encode(None, text_field(record, "instruction"), input))
         else:
             prompts.append(writer.encode(text_field(record, "prompt")))
-        check_room(prompts[-1], writer.options.max_new_tokens, writer.model.config.n_positions, f", {record.place}")
+        check_room(
+            prompts[-1],
+            writer.options.max_new_tokens,
+            writer.model.config.n_positions,
+            f", {record.place}",
+        )
     n_samples, written = writer.options.num_samples, {}
     for i, generation in writer.write(prompts):
         written[i] = generation
         if sys.stderr.isatty():
             n = len(prompts) * n_samples
-            print(f"\r{len(written):,} of {n:,} texts", end="\n" if len(written) == n else "", file=sys.stderr)
+            print(
+                f"\r{len(written):,} of {n:,} texts",
+                end="\n" if len(written) == n else "",
+                file=sys.stderr,
+            )
     lines = []
     for i, generation in sorted(written.items()):
-        row = records[i // n_samples].fields | {"response": generation.text, "ended": generation.ended}
+        row = records[i // n_samples].fields | {
+            "response": generation.text,
+            "ended": generation.ended,
+        }
         if n_samples > 1:
             row["sample"] = i % n_samples
         if writer.log_probs:

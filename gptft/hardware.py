@@ -35,11 +35,17 @@ class Hardware:
     @property
     def dtype(self):
         """`precision` as torch names it."""
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            self.precision
+        ]
 
     def autocast(self):
         """A context in which matrix products run in `precision`."""
-        return contextlib.nullcontext() if self.precision == "fp32" else torch.autocast(self.type, self.dtype)
+        return (
+            contextlib.nullcontext()
+            if self.precision == "fp32"
+            else torch.autocast(self.type, self.dtype)
+        )
 
     def scaler(self):
         """Loss scaling: real for fp16, a no-op otherwise."""
@@ -51,7 +57,11 @@ class Hardware:
         def move(value):
             if not isinstance(value, torch.Tensor) or self.type == "cpu":
                 return value
-            return value.pin_memory().to(self.device, non_blocking=True) if self.type == "cuda" else value.to(self.device)
+            return (
+                value.pin_memory().to(self.device, non_blocking=True)
+                if self.type == "cuda"
+                else value.to(self.device)
+            )
 
         return type(batch)(*map(move, batch))
 
@@ -96,11 +106,15 @@ def choose_hardware(device="auto", precision="auto", compile="auto", n_steps=Non
 
 
 def _choose_device(name):
-    mps = torch.backends.mps.is_available() and distributed.world_size() == 1  # it can't exchange gradients
+    mps = (
+        torch.backends.mps.is_available() and distributed.world_size() == 1
+    )  # it can't exchange gradients
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps}
     if name != "auto":
         if not has[name]:
-            raise UserError(f"--device {name}: this machine, or this build of torch, has none; use --device auto")
+            raise UserError(
+                f"--device {name}: this machine, or this build of torch, has none; use --device auto"
+            )
         return name, "as asked"
     for name in ("cuda", "mps"):
         if has[name]:
@@ -110,10 +124,16 @@ def _choose_device(name):
 
 def _choose_precision(device, name):
     if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)  # True for emulation, too, unless told otherwise
+        native = torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )  # True for emulation, too, unless told otherwise
         best = ("bf16", "native on this GPU") if native else ("fp16", "this GPU lacks native bf16")
     elif device == "cpu":
-        best = ("bf16", "native on this CPU") if _cpu_has_bf16() else ("fp32", "this CPU lacks native bf16")
+        best = (
+            ("bf16", "native on this CPU")
+            if _cpu_has_bf16()
+            else ("fp32", "this CPU lacks native bf16")
+        )
     elif name == "fp16":
         raise UserError("--precision fp16: loss scaling does not work on mps; use fp32 or bf16")
     else:
@@ -132,7 +152,10 @@ def _cpu_has_bf16():
 def _choose_compile(device, name, n_steps):
     if device == "cuda":
         able = importlib.util.find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
-        able, missing = bool(able) and torch.cuda.get_device_capability() >= (7, 0), "Triton, a C compiler or a newer GPU"
+        able, missing = (
+            bool(able) and torch.cuda.get_device_capability() >= (7, 0),
+            "Triton, a C compiler or a newer GPU",
+        )
     else:
         able, missing = any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), "a C++ compiler"
     if name == "off":

@@ -30,8 +30,10 @@ def initial_model(options, dropout):
         place = "of this package" if folder == BUNDLED else f"from {folder}"
         return load_model(folder, dropout=dropout), f"{name}, pretrained weights {place}"
     if shape and _is_folder(name):
-        raise UserError(f"--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, but --model {name} has "
-                        "one; leave out either")  # fmt: skip
+        raise UserError(
+            f"--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, but --model {name} has "
+            "one; leave out either"
+        )
     try:
         config = read_config(Path(name)) if _is_folder(name) else GPT2Config.named(name)
     except ValueError as error:
@@ -77,8 +79,10 @@ def initial_instructed(options, dropout, template=None):
     model, name = initial_language_model(options, dropout)
     model.template = template or model.template or "alpaca"
     if model.template not in TEMPLATES:
-        raise UserError(f"the model was tuned with a wording unknown here, '{model.template}', --model {options.model}; "
-                        f"choose one with --template: {', '.join(TEMPLATES)}")  # fmt: skip
+        raise UserError(
+            f"the model was tuned with a wording unknown here, '{model.template}', --model {options.model}; "
+            f"choose one with --template: {', '.join(TEMPLATES)}"
+        )
     add_special_tokens(model, TEMPLATES[model.template].special_tokens)
     return model, name
 
@@ -89,7 +93,10 @@ def choose_trainable(model, options, start):
     Args: `options` are TrainableOptions, `start` the ModelOptions of the model. Raises UserError for what can't be trained.
     """
     gpt2, n_plain = getattr(model, "transformer", model), sum(p.numel() for p in model.parameters())
-    head, said = getattr(model, "score", gpt2.wte), {"full": "all weights"}.get(options.train, options.train)
+    head, said = (
+        getattr(model, "score", gpt2.wte),
+        {"full": "all weights"}.get(options.train, options.train),
+    )
     if options.train == "lora":
         said = _add_adapters(model, options, start)
     elif options.train != "full":
@@ -100,8 +107,10 @@ def choose_trainable(model, options, start):
             part.requires_grad_(True)
     new = gpt2.wte.weight[Tokenizer.VOCAB_SIZE :][: len(gpt2.special_tokens)]
     if len(new) and not gpt2.wte.weight.requires_grad and (new == new[0]).all():
-        raise UserError(f"--train {options.train} would leave the new tokens of the wording untrained, --template {gpt2.template}; "
-                        "use another --template, or --train full")  # fmt: skip
+        raise UserError(
+            f"--train {options.train} would leave the new tokens of the wording untrained, --template {gpt2.template}; "
+            "use another --template, or --train full"
+        )
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     alone = f", or {4 * n / 1e6:,.1f} MB as an adapter" if options.train == "lora" else ""
     return f"trained: {said}: {n:,} of {n_plain:,} parameters; optimizer {8 * n / 1e6:,.1f} MB; saved model {4 * n_plain / 1e6:,.1f} MB{alone}"
@@ -110,12 +119,27 @@ def choose_trainable(model, options, start):
 def _add_adapters(model, options, start):
     """Adapters as the flags say, in place -> what they are, for people."""
     if not start.pretrained:
-        raise UserError("--train lora adapts learned weights, but these are random; leave out --from-scratch and the shape, or --train")
-    folder, rank, targets = model_folder(start.model), options.lora_rank or 8, options.lora_targets or ",".join(LORA_TARGETS)
+        raise UserError(
+            "--train lora adapts learned weights, but these are random; leave out --from-scratch and the shape, or --train"
+        )
+    folder, rank, targets = (
+        model_folder(start.model),
+        options.lora_rank or 8,
+        options.lora_targets or ",".join(LORA_TARGETS),
+    )
     alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
     dropout = model.config.dropout if options.lora_dropout is None else options.lora_dropout
-    hub_names = {Path("checkpoints") / size: name for name, size in ALIASES.items()}  # what peft's users call them
-    add_adapters(model, rank, alpha, dropout, targets.split(","), hub_names.get(folder, str(folder.resolve())))
+    hub_names = {
+        Path("checkpoints") / size: name for name, size in ALIASES.items()
+    }  # what peft's users call them
+    add_adapters(
+        model,
+        rank,
+        alpha,
+        dropout,
+        targets.split(","),
+        hub_names.get(folder, str(folder.resolve())),
+    )
     return f"adapters of rank {rank} (alpha {alpha:g}, dropout {dropout:g}) on {targets.replace(',', ', ')}"
 
 
@@ -126,9 +150,15 @@ def model_folder(name):
         folder = Path("checkpoints") / size
         absent = f"no weights of {size}, {folder}; fetch them with: python -m data_prep.gpt2 --size {size}"
     elif name == "mini":
-        folder, absent = BUNDLED, f"the bundled weights are gone, {BUNDLED}; restore the folder from the repository"
+        folder, absent = (
+            BUNDLED,
+            f"the bundled weights are gone, {BUNDLED}; restore the folder from the repository",
+        )
     else:
-        folder, absent = Path(name), f"no such model, {name}; use mini, 124M, 355M, 774M, 1558M or the path of a folder"
+        folder, absent = (
+            Path(name),
+            f"no such model, {name}; use mini, 124M, 355M, 774M, 1558M or the path of a folder",
+        )
     if not folder.is_dir():
         raise UserError(absent)
     return folder

@@ -25,16 +25,23 @@ def token_losses(model, batch):
     # Rounded up, the product has one of few shapes: for each new one a CPU's or compiler's kernel would be made and kept.
     n = len(batch.learned)
     at = F.pad(batch.learned, (0, -n % ROUND_TO))
-    hidden, targets = model.hidden_states(batch.token_ids, at=at), F.pad(batch.labels.flatten()[batch.learned + 1], (0, -n % ROUND_TO))
-    losses = [F.cross_entropy(model.head(part).float(), wanted, reduction="none")
-              for part, wanted in zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS))]  # fmt: skip
+    hidden, targets = (
+        model.hidden_states(batch.token_ids, at=at),
+        F.pad(batch.labels.flatten()[batch.learned + 1], (0, -n % ROUND_TO)),
+    )
+    losses = [
+        F.cross_entropy(model.head(part).float(), wanted, reduction="none")
+        for part, wanted in zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS))
+    ]
     return torch.cat(losses)[:n]
 
 
 def language_loss(model, batch):
     """LMBatch -> the sum over its learned tokens, float32 scalar; 0, with a gradient of 0, if there is none."""
     n = -len(batch.learned) % ROUND_TO
-    targets = F.pad(batch.labels.flatten()[batch.learned + 1], (0, n), value=-100)  # learned nowhere
+    targets = F.pad(
+        batch.labels.flatten()[batch.learned + 1], (0, n), value=-100
+    )  # learned nowhere
     return model(batch.token_ids, F.pad(batch.learned, (0, n)), targets=targets)
 
 
@@ -50,8 +57,10 @@ def stream_loss(model, batch, begin_id=None, vocabulary=None):
 def check_vocabulary(model, place):
     """Raise UserError if a GPT2 or GPT2Classifier lacks some of GPT-2's tokens; `place` says which model it is."""
     if model.config.vocab_size < Tokenizer.VOCAB_SIZE:
-        raise UserError(f"the model's vocabulary, {model.config.vocab_size}, is smaller than the tokenizer's, "
-                        f"{Tokenizer.VOCAB_SIZE}, {place}; use a model trained with GPT-2's tokens")  # fmt: skip
+        raise UserError(
+            f"the model's vocabulary, {model.config.vocab_size}, is smaller than the tokenizer's, "
+            f"{Tokenizer.VOCAB_SIZE}, {place}; use a model trained with GPT-2's tokens"
+        )
 
 
 @torch.no_grad()
@@ -66,8 +75,10 @@ def add_special_tokens(model, names):
     if names in ([], model.special_tokens):
         return
     if model.special_tokens:
-        raise UserError(f"can't add the tokens {', '.join(names)} to a model that has {', '.join(model.special_tokens)}; "
-                        "use another --template or --model")  # fmt: skip
+        raise UserError(
+            f"can't add the tokens {', '.join(names)} to a model that has {', '.join(model.special_tokens)}; "
+            "use another --template or --model"
+        )
     old = model.wte.weight
     weight = old.new_empty(max(len(old), V + len(names)), old.shape[1])
     weight[: len(old)] = old

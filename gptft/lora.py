@@ -33,12 +33,37 @@ from gptft.files import write_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-TENSOR = re.compile(rf"{PREFIX}(?:transformer\.)?(h\.\d+\.(?:{'|'.join(LORA_TARGETS)}))\.lora_([AB])\.weight")
+TENSOR = re.compile(
+    rf"{PREFIX}(?:transformer\.)?(h\.\d+\.(?:{'|'.join(LORA_TARGETS)}))\.lora_([AB])\.weight"
+)
 # Keys of adapter_config.json that may say anything; all others switch on what is not plain LoRA, and must be off.
-HARMLESS = set("base_model_name_or_path r lora_alpha lora_dropout target_modules modules_to_save fan_in_fan_out task_type inference_mode "
-               "peft_version auto_mapping revision ensure_weight_tying eva_config megatron_core qalora_group_size runtime_config "
-               "gptft".split())  # fmt: skip
-ACCEPTED = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva")}
+HARMLESS = set(
+    [
+        "base_model_name_or_path",
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "modules_to_save",
+        "fan_in_fan_out",
+        "task_type",
+        "inference_mode",
+        "peft_version",
+        "auto_mapping",
+        "revision",
+        "ensure_weight_tying",
+        "eva_config",
+        "megatron_core",
+        "qalora_group_size",
+        "runtime_config",
+        "gptft",
+    ]
+)
+ACCEPTED = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian", "eva"),
+}
 
 
 class LoRALinear(nn.Linear):
@@ -49,11 +74,16 @@ class LoRALinear(nn.Linear):
 
     def __init__(self, linear, rank, alpha, dropout=0.0):
         super().__init__(linear.in_features, linear.out_features, device="meta")
-        self.weight, self.bias = linear.weight.requires_grad_(False), linear.bias.requires_grad_(False)
+        self.weight, self.bias = (
+            linear.weight.requires_grad_(False),
+            linear.bias.requires_grad_(False),
+        )
         self.alpha, self.scale, self.dropout = alpha, alpha / rank, nn.Dropout(dropout)
         self.lora_A = nn.Parameter(self.weight.new_empty(rank, self.in_features))
         self.lora_B = nn.Parameter(self.weight.new_zeros(self.out_features, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as torch draws a linear layer's weight
+        nn.init.kaiming_uniform_(
+            self.lora_A, a=math.sqrt(5)
+        )  # as torch draws a linear layer's weight
         self.register_buffer("base", None, persistent=False)  # W, while it is merged
 
     def forward(self, x):
@@ -65,7 +95,11 @@ class LoRALinear(nn.Linear):
     @torch.no_grad()
     def merged_weight(self):
         """W + alpha / rank * B A, (out, in)."""
-        return self.weight if self.base is not None else self.weight + self.scale * (self.lora_B @ self.lora_A)
+        return (
+            self.weight
+            if self.base is not None
+            else self.weight + self.scale * (self.lora_B @ self.lora_A)
+        )
 
 
 def add_adapters(model, rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS, base=None):
@@ -76,8 +110,10 @@ def add_adapters(model, rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS, b
     Raises UserError for a rank below 1, other targets, or a model that has adapters already.
     """
     if rank < 1 or not targets or not set(targets) <= set(LORA_TARGETS) or adapters(model):
-        raise UserError(f"can't add adapters of rank {rank} on {', '.join(targets)}; the rank must be at least 1, the targets some of "
-                        f"{', '.join(LORA_TARGETS)}, and the model without adapters")  # fmt: skip
+        raise UserError(
+            f"can't add adapters of rank {rank} on {', '.join(targets)}; the rank must be at least 1, the targets some of "
+            f"{', '.join(LORA_TARGETS)}, and the model without adapters"
+        )
     model.requires_grad_(False)
     for block in getattr(model, "transformer", model).h:
         for part, name in (target.split(".") for target in targets):
@@ -109,8 +145,14 @@ def unmerge(model):
 
 def merged_state(model):
     """The state_dict of the plain model that computes what this one does; the model itself stays as it is."""
-    state = {name: weight for name, weight in model.state_dict().items() if not name.endswith((".lora_A", ".lora_B"))}
-    return state | {f"{name}.weight": layer.merged_weight() for name, layer in adapters(model).items()}
+    state = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if not name.endswith((".lora_A", ".lora_B"))
+    }
+    return state | {
+        f"{name}.weight": layer.merged_weight() for name, layer in adapters(model).items()
+    }
 
 
 # ---------------------------------------------------------------- files
@@ -125,12 +167,21 @@ def save_adapter(model, folder):
     if is_classifier:
         tensors[f"{PREFIX}score.weight"] = model.score.weight
     config = {
-        "peft_type": "LORA", "task_type": "SEQ_CLS" if is_classifier else "CAUSAL_LM", "base_model_name_or_path": model.adapter_base,
-        "r": len(layer.lora_A), "lora_alpha": layer.alpha, "lora_dropout": layer.dropout.p, "fan_in_fan_out": True, "bias": "none",
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if is_classifier else "CAUSAL_LM",
+        "base_model_name_or_path": model.adapter_base,
+        "r": len(layer.lora_A),
+        "lora_alpha": layer.alpha,
+        "lora_dropout": layer.dropout.p,
+        "fan_in_fan_out": True,
+        "bias": "none",
         "target_modules": sorted({".".join(name.split(".")[-2:]) for name in layers}),
-        "modules_to_save": ["score"] if is_classifier else None, "inference_mode": True,
-    }  # fmt: skip
-    if getattr(model, "pooling", "last") != "last":  # peft warns of this key, and rightly: transformers knows only "last"
+        "modules_to_save": ["score"] if is_classifier else None,
+        "inference_mode": True,
+    }
+    if (
+        getattr(model, "pooling", "last") != "last"
+    ):  # peft warns of this key, and rightly: transformers knows only "last"
         config["gptft"] = {"pooling": model.pooling}
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
@@ -143,15 +194,35 @@ def read_adapter_config(folder):
     """
     path = folder / CONFIG
     saved = {"peft_type": None} | read_json(path)
-    on = [f"{key} is {value!r}" for key, value in saved.items()
-          if (value not in ACCEPTED[key] if key in ACCEPTED else value and key not in HARMLESS)]  # fmt: skip
+    on = [
+        f"{key} is {value!r}"
+        for key, value in saved.items()
+        if (value not in ACCEPTED[key] if key in ACCEPTED else value and key not in HARMLESS)
+    ]
     if on:
-        raise CheckpointError(f"not a plain LoRA adapter ({', '.join(on)}), {path}; merge it with peft and save the model")
-    base, rank, alpha, extra = (saved.get(key) for key in ("base_model_name_or_path", "r", "lora_alpha", "gptft"))
-    if not isinstance(base, str) or type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not abs(alpha) <= 1e6:
-        raise CheckpointError(f"base_model_name_or_path is {base!r}, r is {rank!r}, lora_alpha is {alpha!r}, but they must be a folder, a "
-                              f"rank from 1 and a number, {path}; correct it, or save it again")  # fmt: skip
-    return {"base": base, "rank": rank, "alpha": alpha, "pooling": extra.get("pooling") if isinstance(extra, dict) else None}
+        raise CheckpointError(
+            f"not a plain LoRA adapter ({', '.join(on)}), {path}; merge it with peft and save the model"
+        )
+    base, rank, alpha, extra = (
+        saved.get(key) for key in ("base_model_name_or_path", "r", "lora_alpha", "gptft")
+    )
+    if (
+        not isinstance(base, str)
+        or type(rank) is not int
+        or rank < 1
+        or type(alpha) not in (int, float)
+        or not abs(alpha) <= 1e6
+    ):
+        raise CheckpointError(
+            f"base_model_name_or_path is {base!r}, r is {rank!r}, lora_alpha is {alpha!r}, but they must be a folder, a "
+            f"rank from 1 and a number, {path}; correct it, or save it again"
+        )
+    return {
+        "base": base,
+        "rank": rank,
+        "alpha": alpha,
+        "pooling": extra.get("pooling") if isinstance(extra, dict) else None,
+    }
 
 
 def apply_adapter(folder, weights):
@@ -165,7 +236,11 @@ def apply_adapter(folder, weights):
         match = TENSOR.fullmatch(name)
         if tensor.dtype in FLOATS and match:
             found.setdefault(match[1], {})[match[2]] = tensor
-        elif tensor.dtype in FLOATS and name == f"{PREFIX}score.weight" and tensor.shape[1:] == weights["wte.weight"].shape[1:]:
+        elif (
+            tensor.dtype in FLOATS
+            and name == f"{PREFIX}score.weight"
+            and tensor.shape[1:] == weights["wte.weight"].shape[1:]
+        ):
             weights["score.weight"] = tensor
         else:
             wrong.append(f"{name!r} is unknown, or of another type or shape")
@@ -174,7 +249,9 @@ def apply_adapter(folder, weights):
     wrong += [f"the base has no {name}" for name in sorted(found.keys() - adapted)]
     for name in sorted(adapted):
         W, rank = weights[f"{name}.weight"], config["rank"]
-        shapes = {letter: list(tensor.shape) for letter, tensor in sorted(found.get(name, {}).items())}
+        shapes = {
+            letter: list(tensor.shape) for letter, tensor in sorted(found.get(name, {}).items())
+        }
         wanted = {"A": [rank, W.shape[1]], "B": [W.shape[0], rank]}
         if shapes == wanted:
             delta = found[name]["B"].float() @ found[name]["A"].float()
@@ -182,6 +259,10 @@ def apply_adapter(folder, weights):
         else:
             wrong.append(f"{name} has {shapes or 'no adapter'} instead of {wanted}")
     if wrong or not found:
-        what = "; ".join(wrong[:3] or ["it holds none"]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise CheckpointError(f"not an adapter of the model {config['base']}: {what}, {folder}; give its own base, or save it again")
+        what = "; ".join(wrong[:3] or ["it holds none"]) + (
+            f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        )
+        raise CheckpointError(
+            f"not an adapter of the model {config['base']}: {what}, {folder}; give its own base, or save it again"
+        )
     return weights

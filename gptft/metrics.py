@@ -27,7 +27,9 @@ def wilson_interval(successes, n, z=1.959964):
 
 def confusion_matrix(labels, predicted, n_classes):
     """(N,) and (N,) int -> (K, K) int64; entry [i, j] counts rows of class i that were called j."""
-    counts = np.bincount(np.asarray(labels) * n_classes + np.asarray(predicted), minlength=n_classes**2)
+    counts = np.bincount(
+        np.asarray(labels) * n_classes + np.asarray(predicted), minlength=n_classes**2
+    )
     return counts.reshape(n_classes, n_classes)
 
 
@@ -71,9 +73,18 @@ def mcnemar(correct_a, correct_b):
         raise ValueError(f"a paired test needs the same rows twice, got {a.size} and {b.size}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     m, k = only_a + only_b, min(only_a, only_b)
-    log_terms = [math.lgamma(m + 1) - math.lgamma(i + 1) - math.lgamma(m - i + 1) - m * math.log(2) for i in range(k + 1)]
+    log_terms = [
+        math.lgamma(m + 1) - math.lgamma(i + 1) - math.lgamma(m - i + 1) - m * math.log(2)
+        for i in range(k + 1)
+    ]
     p_value = min(1.0, 2 * math.fsum(map(math.exp, log_terms)))
-    return {"n": a.size, "only_a": only_a, "only_b": only_b, "difference": (only_a - only_b) / a.size, "p_value": p_value}
+    return {
+        "n": a.size,
+        "only_a": only_a,
+        "only_b": only_b,
+        "difference": (only_a - only_b) / a.size,
+        "p_value": p_value,
+    }
 
 
 def roc_curve(positive, scores):
@@ -84,7 +95,9 @@ def roc_curve(positive, scores):
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     positive, scores = np.asarray(positive, dtype=bool)[order], np.asarray(scores)[order]
-    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)  # of each run of equal scores
+    last = np.append(
+        np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1
+    )  # of each run of equal scores
     n_true = int(positive.sum())
     if n_true in (0, len(positive)):
         return np.array([0.0, 1.0]), np.array([0.0, 1.0]), math.nan
@@ -107,7 +120,23 @@ def calibration(confidence, right, n_bins=15):
 
 
 # Student's t, 97.5 %, for 1, 2, ... degrees of freedom (any table of it).
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+T_975 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+)
 
 
 def t_interval(values):
@@ -120,8 +149,10 @@ def t_interval(values):
 def prediction_rows(reviews, log_probs):
     """Reviews and their (N, K) log-probabilities -> the dicts of predictions.jsonl; `words`, its spaces and one, is a text's length."""
     probabilities = np.exp(log_probs).round(6).tolist()
-    return [{"id": r.id, "label": r.label, "probabilities": p, "words": r.text.count(" ") + 1}
-            for r, p in zip(reviews, probabilities)]  # fmt: skip
+    return [
+        {"id": r.id, "label": r.label, "probabilities": p, "words": r.text.count(" ") + 1}
+        for r, p in zip(reviews, probabilities)
+    ]
 
 
 def example_rows(reviews, log_probs, explain=lambda row: None, n_wrong=10):

@@ -41,9 +41,15 @@ class KVCache:
     def __init__(self, model, n_rows, n_slots):
         config, weight = model.config, model.wte.weight
         if not 1 <= n_slots <= config.n_positions:
-            raise ValueError(f"a cache of {n_slots} slots, but the model's n_positions is {config.n_positions}")
+            raise ValueError(
+                f"a cache of {n_slots} slots, but the model's n_positions is {config.n_positions}"
+            )
         shape = (config.n_layer, 2, n_rows, config.n_head, n_slots, config.n_embd // config.n_head)
-        dtype = torch.promote_types(weight.dtype, torch.float32) if weight.device.type == "cpu" else weight.dtype
+        dtype = (
+            torch.promote_types(weight.dtype, torch.float32)
+            if weight.device.type == "cpu"
+            else weight.dtype
+        )
         self.kv = torch.zeros(shape, dtype=dtype, device=weight.device)
         self.fixed = False
         self.truncate([0] * n_rows)
@@ -63,18 +69,26 @@ class KVCache:
         """Make place for T more tokens a row -> their positions, (B, T). Raises ValueError if there is no room."""
         n_slots = self.kv.shape[-2]
         if self.longest + T > n_slots:
-            raise ValueError(f"{self.longest} tokens and {T} more are too many for the cache's {n_slots} slots")
+            raise ValueError(
+                f"{self.longest} tokens and {T} more are too many for the cache's {n_slots} slots"
+            )
         self.positions = self.lengths[:, None] + torch.arange(T, device=self.kv.device)
         in_turn = self.even and not self.fixed  # the new tokens of all rows go to the same slots
-        self.rows = None if in_turn else torch.arange(len(self.lengths), device=self.kv.device)[:, None]
+        self.rows = (
+            None if in_turn else torch.arange(len(self.lengths), device=self.kv.device)[:, None]
+        )
         self.begin, self.end = self.longest, n_slots if self.fixed else self.longest + T
         self.mask = None  # an empty cache needs none, nor does one new token of even rows
-        if self.longest and not (in_turn and T == 1):  # is_causal would not do: it lets query 0 see key 0 only
+        if self.longest and not (
+            in_turn and T == 1
+        ):  # is_causal would not do: it lets query 0 see key 0 only
             slots = torch.arange(self.end, device=self.kv.device)
             unseen = slots > self.positions[:, None, :, None]
             zeros = torch.zeros_like(unseen, dtype=self.kv.dtype)  # (B, 1, T, slots)
             self.mask = zeros.masked_fill(unseen, -torch.inf)
-        self.lengths = self.lengths.add_(T) if self.fixed else self.lengths + T  # a recording writes where it reads
+        self.lengths = (
+            self.lengths.add_(T) if self.fixed else self.lengths + T
+        )  # a recording writes where it reads
         self.longest += T
         return self.positions
 
@@ -138,11 +152,18 @@ def attention(q, k, v, mask=None, dropout=0.0):
     """
     B, H, T, D = q.shape
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not q.requires_grad or T > 512:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
+        )
     # Torch's kernel never holds all weights at once, which pays for long rows. For short ones in bfloat16 on a CPU these
     # three products take half the time of it and its backward pass.
     seen = torch.ones(T, T, dtype=torch.bool).tril() if mask is None else mask
-    bias = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -torch.inf).expand(B, H, T, T).flatten(0, 1)
+    bias = (
+        torch.zeros_like(seen, dtype=q.dtype)
+        .masked_fill(~seen, -torch.inf)
+        .expand(B, H, T, T)
+        .flatten(0, 1)
+    )
     q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=1 / math.sqrt(D))
     return (F.dropout(torch.softmax(scores, -1), dropout) @ v).view(B, H, T, D)
@@ -157,8 +178,12 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
-        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values in one product
+        self.dropout = (
+            config.dropout if config.attention_dropout is None else config.attention_dropout
+        )
+        self.c_attn = Linear(
+            config.n_embd, 3 * config.n_embd
+        )  # queries, keys and values in one product
         self.c_proj = Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
@@ -249,13 +274,17 @@ class GPT2(nn.Module):
         """
         T, P, V = token_ids.shape[-1], self.config.n_positions, self.config.vocab_size
         if token_ids.dim() != 2 or token_ids.numel() == 0:
-            raise ValueError(f"token_ids must be (B, T) with at least one token, got shape {tuple(token_ids.shape)}")
+            raise ValueError(
+                f"token_ids must be (B, T) with at least one token, got shape {tuple(token_ids.shape)}"
+            )
         if T > P:
             raise ValueError(f"input of {T} tokens is longer than the model's n_positions, {P}")
         if not (torch.compiler.is_compiling() or (self.training and token_ids.is_cuda)):
             low, high = token_ids.aminmax()
             if low < 0 or high >= V:
-                raise ValueError(f"token ids must be from 0 to {V - 1}, got {low.item()} to {high.item()}")
+                raise ValueError(
+                    f"token ids must be from 0 to {V - 1}, got {low.item()} to {high.item()}"
+                )
 
     def hidden_states(self, token_ids, past_key_values=None, begin_id=None, at=None):
         """(B, T) int64 -> the stream after the final LayerNorm, (B, T, C). Raises ValueError as `check` does.
@@ -278,7 +307,9 @@ class GPT2(nn.Module):
         x = self.drop(self.wte(token_ids) + self.wpe(positions))
         for layer, block in enumerate(self.h):
             wanted = at if layer == self.config.n_layer - 1 else None
-            cached_attention = None if past_key_values is None else partial(past_key_values.attend, layer)
+            cached_attention = (
+                None if past_key_values is None else partial(past_key_values.attend, layer)
+            )
             if self.checkpoint_activations and self.training and not cached_attention:
                 x = checkpoint(block, x, None, mask, wanted, use_reentrant=False)
             else:

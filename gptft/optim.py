@@ -25,7 +25,9 @@ def build_optimizer(model, options, device_type):
     """AdamW for `TrainOptions`; fused, one kernel for all parameters, where `device_type` has it ("cpu" and "cuda")."""
     groups = parameter_groups(model, options.weight_decay)
     fused = device_type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.beta1, options.beta2), fused=fused)
+    return torch.optim.AdamW(
+        groups, lr=options.learning_rate, betas=(options.beta1, options.beta2), fused=fused
+    )
 
 
 def learning_rate(step, n_steps, options):
@@ -36,6 +38,8 @@ def learning_rate(step, n_steps, options):
     n_warmup = round(options.warmup * n_steps)
     if step < n_warmup:
         return options.learning_rate * (step + 1) / n_warmup
-    done = (step - n_warmup) / max(1, n_steps - n_warmup)  # 0 at the peak, almost 1 at the last step
+    done = (step - n_warmup) / max(
+        1, n_steps - n_warmup
+    )  # 0 at the peak, almost 1 at the last step
     fall = 1 - done if options.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return options.learning_rate * (options.final_rate + (1 - options.final_rate) * fall)

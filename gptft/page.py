@@ -50,12 +50,19 @@ def read_run(folder):
     path = folder / "results.json"
     if not path.is_file():
         raise DataError(f"not a finished run, {path}; give the --out of a run that ended")
-    results, record = read_json(path), read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    results, record = (
+        read_json(path),
+        read_json(folder / "run.json") if (folder / "run.json").exists() else {},
+    )
     if not {"task", "model", "data", "test"} <= set(results):
         raise DataError(f"not the results of a run, {path}; run it again with --overwrite")
-    log, examples = ([r.fields for r in read_records(file)] if file.exists() and file.stat().st_size else []
-                     for file in (folder / "metrics.jsonl", folder / "examples.jsonl"))  # fmt: skip
-    predictions = _predictions(folder / "predictions.jsonl") if results["task"] == "classification" else []
+    log, examples = (
+        [r.fields for r in read_records(file)] if file.exists() and file.stat().st_size else []
+        for file in (folder / "metrics.jsonl", folder / "examples.jsonl")
+    )
+    predictions = (
+        _predictions(folder / "predictions.jsonl") if results["task"] == "classification" else []
+    )
     return FinishedRun(folder, results, record, log, predictions, examples)
 
 
@@ -64,8 +71,13 @@ def _predictions(path):
     rows = {}
     for record in read_records(path):
         id, label, p = (record.fields.get(name) for name in ("id", "label", "probabilities"))
-        if not (isinstance(id, (int, str)) and id not in rows and isinstance(p, list) and label in range(len(p))
-                and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in p)):  # fmt: skip
+        if not (
+            isinstance(id, (int, str))
+            and id not in rows
+            and isinstance(p, list)
+            and label in range(len(p))
+            and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in p)
+        ):
             raise DataError(f"not a prediction, {record.place}; run it again with --overwrite")
         rows[id] = record.fields
     return list(rows.values())
@@ -82,7 +94,11 @@ def document(title, *parts):
 
 def section(title, *parts):
     """A heading and what follows it; "" if nothing does."""
-    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>" if any(parts) else ""
+    return (
+        f"<section><h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+        if any(parts)
+        else ""
+    )
 
 
 def figure(title, note, *args, **kwargs):
@@ -101,9 +117,17 @@ def table(rows):
     lines = []
     for i, row in enumerate(rows):
         name, *cells = (escape(cell.strip()) for cell in row)
-        first = f'scope="{"row" if i else "col"}"' if cells else f'class="title" colspan="{len(rows[0])}"'
+        first = (
+            f'scope="{"row" if i else "col"}"'
+            if cells
+            else f'class="title" colspan="{len(rows[0])}"'
+        )
         kind = "td" if i else "th"
-        lines.append(f"<tr><th {first}>{name}</th>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>")
+        lines.append(
+            f"<tr><th {first}>{name}</th>"
+            + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells)
+            + "</tr>"
+        )
     return '<div class="scroll" tabindex="0"><table>\n' + "\n".join(lines) + "\n</table></div>"
 
 
@@ -135,15 +159,28 @@ def run_page(run):
         lead = f"loss of test responses {test['loss']:.3f}, before tuning {results['base']['test']['loss']:.3f}"
     else:
         rows, body, lead = loss_rows(run.splits), [], f"loss on test {test['loss']:.3f}"
-    said = (f"gptft · {task}", f"{results['model']} · data: {results['data']}", lead, run.record.get("command", ""))
+    said = (
+        f"gptft · {task}",
+        f"{results['model']} · data: {results['data']}",
+        lead,
+        run.record.get("command", ""),
+    )
     over, facts, lead, command = map(escape, said)
     head = f"<header><p>{over}</p><h1>{escape(run.folder.name)}</h1><p>{lead}</p><p>{facts}</p></header>"
-    strongest = [_article(name, escape(" · ".join(ngrams))) for name, ngrams in results.get("strongest", {}).items()]
+    strongest = [
+        _article(name, escape(" · ".join(ngrams)))
+        for name, ngrams in results.get("strongest", {}).items()
+    ]
     return document(
-        f"{run.folder.name}: {task}", head, section("Results", table(rows)),
-        section("Command", command and f"<pre>{command}</pre>"), _training(run.log), *body,
-        section("What speaks most for each class", *strongest), _settings(run),
-    )  # fmt: skip
+        f"{run.folder.name}: {task}",
+        head,
+        section("Results", table(rows)),
+        section("Command", command and f"<pre>{command}</pre>"),
+        _training(run.log),
+        *body,
+        section("What speaks most for each class", *strongest),
+        _settings(run),
+    )
 
 
 def _training(log):
@@ -162,10 +199,17 @@ def _training(log):
     figures = [figure("Loss", "", losses, "step", "nats", x_range)]
     if evals and "accuracy" in evals[0]:
         right = [Series("val", curve("accuracy", evals), "dots", 1)]
-        figures.append(figure("Accuracy on val", "with 95 % intervals", right, "step", "share right", x_range))
-    for key, title, unit in (("learning_rate", "Learning rate", "of AdamW"), ("tokens_per_second", "Throughput", "tokens/s")):
+        figures.append(
+            figure("Accuracy on val", "with 95 % intervals", right, "step", "share right", x_range)
+        )
+    for key, title, unit in (
+        ("learning_rate", "Learning rate", "of AdamW"),
+        ("tokens_per_second", "Throughput", "tokens/s"),
+    ):
         top = 1.05 * max(row[key] for row in steps) or 1
-        figures.append(figure(title, "", [Series(title, curve(key))], "step", unit, x_range, (0, top)))
+        figures.append(
+            figure(title, "", [Series(title, curve(key))], "step", unit, x_range, (0, top))
+        )
     return section("Training", grid(figures))
 
 
@@ -180,35 +224,75 @@ def _smooth(points):
 
 def _test(run):
     """A classification's verdicts on test -> sections."""
-    labels, p = (np.array([row[key] for row in run.predictions]) for key in ("label", "probabilities"))
+    labels, p = (
+        np.array([row[key] for row in run.predictions]) for key in ("label", "probabilities")
+    )
     classes, right, guess = run.results["classes"], p.argmax(1) == labels, 1 / p.shape[1]
     curves = [Series("", [(0, 0), (1, 1)], "dashed", 3)]
     for k in [1] if len(classes) == 2 else range(min(len(classes), 3)):
         false, true, area = roc_curve(labels == k, p[:, k])
-        curves.append(Series(f"{classes[k][:12]} {area:.3f}", list(zip(false.tolist(), true.tolist())), colour=len(curves) - 1))
+        curves.append(
+            Series(
+                f"{classes[k][:12]} {area:.3f}",
+                list(zip(false.tolist(), true.tolist())),
+                colour=len(curves) - 1,
+            )
+        )
     note = "area under the curve: " + ", ".join(s.name for s in curves[1:])
-    figures = [figure("ROC", note, curves, "false positive rate", "true positive rate", (0, 1), (0, 1))]
+    figures = [
+        figure("ROC", note, curves, "false positive rate", "true positive rate", (0, 1), (0, 1))
+    ]
     bins, error = calibration(p.max(1), right)
-    series = [Series("", [(guess, guess), (1, 1)], "dashed", 3),
-              Series("test", [(mean, k / n, *wilson_interval(k, n)) for mean, k, n in bins], "dots")]  # fmt: skip
-    figures.append(figure("Calibration", f"expected error {error:.4f}", series, "confidence", "share right", (guess, 1), (0, 1)))
+    series = [
+        Series("", [(guess, guess), (1, 1)], "dashed", 3),
+        Series("test", [(mean, k / n, *wilson_interval(k, n)) for mean, k, n in bins], "dots"),
+    ]
+    figures.append(
+        figure(
+            "Calibration",
+            f"expected error {error:.4f}",
+            series,
+            "confidence",
+            "share right",
+            (guess, 1),
+            (0, 1),
+        )
+    )
     if all("words" in row for row in run.predictions):
         words = np.array([row["words"] for row in run.predictions])
         groups = np.array_split(np.argsort(words, kind="stable"), min(6, len(words)))
-        points = [(float(np.median(words[g])), right[g].mean(), *wilson_interval(int(right[g].sum()), len(g))) for g in groups]
+        points = [
+            (
+                float(np.median(words[g])),
+                right[g].mean(),
+                *wilson_interval(int(right[g].sum()), len(g)),
+            )
+            for g in groups
+        ]
         series, note = [Series("test", points, "dots")], f"{len(groups)} groups of equal size"
         figures.append(figure("Accuracy by length", note, series, "words", "share right"))
-    return [section("Confusion on test", _confusion(run.results["test"]["confusion"], classes)),
-            section("How sure, and how right", grid(figures))]  # fmt: skip
+    return [
+        section("Confusion on test", _confusion(run.results["test"]["confusion"], classes)),
+        section("How sure, and how right", grid(figures)),
+    ]
 
 
 def _confusion(confusion, classes):
-    lines = ["<tr><td></td>" + "".join(f'<th scope="col">called {escape(name)}</th>' for name in classes) + "</tr>"]
+    lines = [
+        "<tr><td></td>"
+        + "".join(f'<th scope="col">called {escape(name)}</th>' for name in classes)
+        + "</tr>"
+    ]
     for name, counts in zip(classes, confusion):
         shares = [(n, n / max(sum(counts), 1)) for n in counts]
-        cells = "".join(f'<td style="--a:{share:.2f}">{n:,}<small>{share:.1%}</small></td>' for n, share in shares)
+        cells = "".join(
+            f'<td style="--a:{share:.2f}">{n:,}<small>{share:.1%}</small></td>'
+            for n, share in shares
+        )
         lines.append(f'<tr><th scope="row">is {escape(name)}</th>{cells}</tr>')
-    return f'<div class="scroll" tabindex="0"><table class="confusion">{"".join(lines)}</table></div>'
+    return (
+        f'<div class="scroll" tabindex="0"><table class="confusion">{"".join(lines)}</table></div>'
+    )
 
 
 def _examples(run):
@@ -219,10 +303,14 @@ def _examples(run):
         called = classes[p.index(max(p))]
         said = f"called {called} with {max(p):.2%}" + (f", is {truth}" if called != truth else "")
         body = _explained(row["tokens"]) if row["tokens"] else _text(escape(row["text"]))
-        (right if called == truth else wrong).append(_article(f"{said} · {row['words']:,} words · id {row['id']}", body))
+        (right if called == truth else wrong).append(
+            _article(f"{said} · {row['words']:,} words · id {row['id']}", body)
+        )
     legend = [LEGEND] if any(row["tokens"] for row in run.examples) else []
-    return [section("Most confident mistakes", *(legend + wrong if wrong else [])),
-            section("Called rightly, with most confidence", *(legend + right if right else []))]  # fmt: skip
+    return [
+        section("Most confident mistakes", *(legend + wrong if wrong else [])),
+        section("Called rightly, with most confidence", *(legend + right if right else [])),
+    ]
 
 
 def _explained(tokens):
@@ -233,18 +321,31 @@ def _explained(tokens):
         return f'<mark class="{kind}" style="--a:{0.8 * strength:.2f}" title="{value:+.3g}">{escape(word)}</mark>'
 
     ordered = sorted(tokens, key=lambda token: token[1])
-    said = (", ".join(f"“{text.strip()}” {value:+.2g}" for text, value in few) for few in (ordered[:-5:-1], ordered[:4]))
-    return _text(marked(tokens, mark, escape)) + "<p>Most for it: {}. Most against it: {}.</p>".format(*map(escape, said))
+    said = (
+        ", ".join(f"“{text.strip()}” {value:+.2g}" for text, value in few)
+        for few in (ordered[:-5:-1], ordered[:4])
+    )
+    return _text(
+        marked(tokens, mark, escape)
+    ) + "<p>Most for it: {}. Most against it: {}.</p>".format(*map(escape, said))
 
 
 def _samples(examples):
     """Responses to test prompts, side by side."""
     sides = (("base", "base"), ("tuned", "tuned"), ("reference", "output"))
-    return section("Responses to test prompts", *(
-        _article(row["instruction"], f"<p>{escape(row['input'])}</p>", '<div class="sides">',
-                 *(f"<div><h4>{side}</h4>{_text(escape(row[key]))}</div>" for side, key in sides), "</div>")
-        for row in examples
-    ))  # fmt: skip
+    return section(
+        "Responses to test prompts",
+        *(
+            _article(
+                row["instruction"],
+                f"<p>{escape(row['input'])}</p>",
+                '<div class="sides">',
+                *(f"<div><h4>{side}</h4>{_text(escape(row[key]))}</div>" for side, key in sides),
+                "</div>",
+            )
+            for row in examples
+        ),
+    )
 
 
 def _settings(run):
@@ -254,6 +355,18 @@ def _settings(run):
     facts |= {name: record.get(name) for name in ("platform", "git_commit", "started")}
     lists = []
     for values in (record.get("options", {}), facts):
-        known = [(escape(name), escape(str(value))) for name, value in values.items() if value is not None]
-        lists += ["<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in known) + "</dl>"] if known else []
+        known = [
+            (escape(name), escape(str(value)))
+            for name, value in values.items()
+            if value is not None
+        ]
+        lists += (
+            [
+                "<dl>"
+                + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in known)
+                + "</dl>"
+            ]
+            if known
+            else []
+        )
     return section("Settings", *lists)

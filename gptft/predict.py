@@ -18,19 +18,36 @@ from gptft.errors import DataError, Parser, UserError, command
 from gptft.generate import find_model, tell
 
 CHUNK = 1024  # texts that are sorted by length together; a terminal is answered text by text
-COLOURS = {True: (4, (153, 117, 75)), False: (24, (223, 215, 208))}  # underlined blue, weak to strong; plain orange
+COLOURS = {
+    True: (4, (153, 117, 75)),
+    False: (24, (223, 215, 208)),
+}  # underlined blue, weak to strong; plain orange
 
 
 def parse(argv):
     parser = Parser(prog="python -m gptft.predict", description=__doc__)
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; default: standard input, a text a line")
-    parser.add_argument("--model", metavar="DIR", help="a classifier's folder; default: the newest one under runs/")
-    parser.add_argument("--file", metavar="FILE", help=".txt, a text a line; or .jsonl, .csv or .json with a field text and "
-                        "perhaps id, which otherwise is the number of the line")  # fmt: skip
-    parser.add_argument("--explain", action="store_true", help="show what each token had to do with the verdict")
-    for flag, values, text in (("--device", ("cpu", "cuda", "mps"), "where to compute"),
-                               ("--precision", ("fp32", "bf16", "fp16"), "of the matrix products")):  # fmt: skip
-        parser.add_argument(flag, choices=("auto", *values), default="auto", help=f"{text} (default: auto)")
+    parser.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="a text; default: standard input, a text a line"
+    )
+    parser.add_argument(
+        "--model", metavar="DIR", help="a classifier's folder; default: the newest one under runs/"
+    )
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        help=".txt, a text a line; or .jsonl, .csv or .json with a field text and "
+        "perhaps id, which otherwise is the number of the line",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="show what each token had to do with the verdict"
+    )
+    for flag, values, text in (
+        ("--device", ("cpu", "cuda", "mps"), "where to compute"),
+        ("--precision", ("fp32", "bf16", "fp16"), "of the matrix products"),
+    ):
+        parser.add_argument(
+            flag, choices=("auto", *values), default="auto", help=f"{text} (default: auto)"
+        )
     args = parser.parse_args(argv)
     if args.texts and args.file is not None:
         raise UserError("a TEXT and --file exclude each other; choose one")
@@ -56,25 +73,45 @@ def main(argv):
     hardware = choose_hardware(args.device, args.precision, n_steps=0)
     model, tokenizer = load_model(folder, device=hardware.device), Tokenizer()
     if not isinstance(model, GPT2Classifier):
-        raise UserError(f"a language model has no classes, {folder}; give a classifier's folder, or use gptft.generate")
+        raise UserError(
+            f"a language model has no classes, {folder}; give a classifier's folder, or use gptft.generate"
+        )
     check_vocabulary(model, folder)
     limit, truncate = cut_in_training(folder, model.config.n_positions)
     names = model.class_names or [str(k) for k in range(model.n_classes)]
-    tell(f"model: {folder} ({why}), classes: {', '.join(names)}; a text of more than {limit:,} tokens is cut: {truncate}\n"
-         f"computing on {hardware.why}")  # fmt: skip
+    tell(
+        f"model: {folder} ({why}), classes: {', '.join(names)}; a text of more than {limit:,} tokens is cut: {truncate}\n"
+        f"computing on {hardware.why}"
+    )
     typed = not args.texts and args.file is None and sys.stdin.isatty()
     if typed:
         tell("enter a text a line; Ctrl-D ends")
     records = iter(read_texts(args.texts, args.file))
     while chunk := list(islice(records, 1 if typed else CHUNK)):
-        dataset = IMDbDataset([Review(r.fields.get("id", r.number), 0, text_field(r)) for r in chunk], tokenizer, limit, truncate)
+        dataset = IMDbDataset(
+            [Review(r.fields.get("id", r.number), 0, text_field(r)) for r in chunk],
+            tokenizer,
+            limit,
+            truncate,
+        )
         with evaluating(model, hardware):
-            probabilities = np.exp(log_probabilities(model, dataset, tokenizer.eot, hardware)).round(6).tolist()
+            probabilities = (
+                np.exp(log_probabilities(model, dataset, tokenizer.eot, hardware)).round(6).tolist()
+            )
         for i, (review, p) in enumerate(zip(dataset.reviews, probabilities)):
-            row = {"id": review.id, "label": names[p.index(max(p))], "probabilities": dict(zip(names, p))}
+            row = {
+                "id": review.id,
+                "label": names[p.index(max(p))],
+                "probabilities": dict(zip(names, p)),
+            }
             if args.explain:
                 row["tokens"] = explain(model, dataset[i][0], tokenizer)
-            print(coloured(row) if args.explain and wants_colour() else json.dumps(row, ensure_ascii=False), flush=typed)
+            print(
+                coloured(row)
+                if args.explain and wants_colour()
+                else json.dumps(row, ensure_ascii=False),
+                flush=typed,
+            )
 
 
 def read_texts(texts, file):
@@ -86,7 +123,9 @@ def read_texts(texts, file):
     if texts:
         return [Record(Path("command line"), i, {"text": text}) for i, text in enumerate(texts, 1)]
     name, lines = Path(file or "standard input"), open(file, "rb") if file else sys.stdin.buffer
-    numbered = ((number, decode(line, name, number).strip()) for number, line in enumerate(lines, 1))
+    numbered = (
+        (number, decode(line, name, number).strip()) for number, line in enumerate(lines, 1)
+    )
     return (Record(name, number, {"text": text}) for number, text in numbered if text)
 
 
@@ -96,16 +135,26 @@ def cut_in_training(folder, n_positions):
     from gptft.data.imdb import TRUNCATE
 
     path = Path(folder) / "run.json"
-    options = read_json(path).get("options") if path.exists() else {"max_length": n_positions, "truncate": "head+tail"}
+    options = (
+        read_json(path).get("options")
+        if path.exists()
+        else {"max_length": n_positions, "truncate": "head+tail"}
+    )
     try:
-        return min(max(options["max_length"], 1), n_positions), TRUNCATE[TRUNCATE.index(options["truncate"])]
+        return min(max(options["max_length"], 1), n_positions), TRUNCATE[
+            TRUNCATE.index(options["truncate"])
+        ]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"no max_length and truncate, {path}; it belongs to another run: restore or remove it") from error
+        raise DataError(
+            f"no max_length and truncate, {path}; it belongs to another run: restore or remove it"
+        ) from error
 
 
 def wants_colour():
     """Whether standard output shows colours: on a terminal, or if the environment says so."""
-    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    return bool(os.environ.get("FORCE_COLOR")) or (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    )
 
 
 def coloured(row):

@@ -51,7 +51,9 @@ def load_model(path, dtype=None, device="cpu", dropout=None):
     if _is_openai(base):
         weights = from_openai(read_tf_checkpoint(base), saved.shape, base)
     else:
-        weights = from_huggingface(_read_weights(base, saved), saved.shape, base, saved.is_classifier)
+        weights = from_huggingface(
+            _read_weights(base, saved), saved.shape, base, saved.is_classifier
+        )
     if base != folder:
         weights = apply_adapter(folder, weights)
         saved = saved._replace(pooling=read_adapter_config(folder)["pooling"] or saved.pooling)
@@ -67,8 +69,12 @@ def load_model(path, dtype=None, device="cpu", dropout=None):
             try:
                 model = GPT2Classifier(config, score.shape[0], saved.pooling, saved.class_names)
             except ValueError as error:  # one class, or another number of names than of classes
-                raise CheckpointError(f"{error}, {folder / 'config.json'}; save the model again") from error
-            weights = {f"transformer.{name}": weight for name, weight in weights.items()} | {"score.weight": score}
+                raise CheckpointError(
+                    f"{error}, {folder / 'config.json'}; save the model again"
+                ) from error
+            weights = {f"transformer.{name}": weight for name, weight in weights.items()} | {
+                "score.weight": score
+            }
     dtype, device = dtype or torch.float32, torch.device(device)
     state = {name: _place(weight, dtype, device) for name, weight in weights.items()}
     model.load_state_dict(state, assign=True)
@@ -94,12 +100,17 @@ def save_model(model, folder):
     if not isinstance(model, (GPT2, GPT2Classifier)):
         raise ValueError(f"not a GPT2 or GPT2Classifier but {type(model).__name__}; unwrap it")
     if isinstance(model, GPT2Classifier):
-        names, special_tokens = model.class_names or [f"LABEL_{i}" for i in range(model.n_classes)], []
+        names, special_tokens = (
+            model.class_names or [f"LABEL_{i}" for i in range(model.n_classes)],
+            [],
+        )
         config = gpt2_config.huggingface_config(model.config, model.pooling, names)
         weights = merged_state(model.transformer) | {"score.weight": model.score.weight}
     else:
         special_tokens = model.special_tokens
-        config = gpt2_config.huggingface_config(model.config, template=model.template, special_tokens=special_tokens)
+        config = gpt2_config.huggingface_config(
+            model.config, template=model.template, special_tokens=special_tokens
+        )
         weights = merged_state(model)
     tensors = to_huggingface(weights, model.config)
 
@@ -120,14 +131,22 @@ def save_model(model, folder):
 
 def _base_folder(folder):
     """The folder itself; for a bare adapter that of its base: a path, or a size's name with Hugging Face."""
-    if not (folder / ADAPTER).exists() or (folder / "config.json").exists():  # a run holds the merged model, too
+    if (
+        not (folder / ADAPTER).exists() or (folder / "config.json").exists()
+    ):  # a run holds the merged model, too
         return folder
     name = read_adapter_config(folder)["base"]
     size = ALIASES.get(name.removeprefix("openai-community/"))
     base = Path("checkpoints") / size if size and not os.path.isdir(name) else Path(name)
     if not os.path.isdir(base):  # unlike Path.is_dir, it answers no to a name that no file can have
-        where = f"fetch it with: python -m data_prep.gpt2 --size {size}" if size else "write its folder there as base_model_name_or_path"
-        raise CheckpointError(f"the adapter's base model is not here: {base}, {folder / ADAPTER}; {where}")
+        where = (
+            f"fetch it with: python -m data_prep.gpt2 --size {size}"
+            if size
+            else "write its folder there as base_model_name_or_path"
+        )
+        raise CheckpointError(
+            f"the adapter's base model is not here: {base}, {folder / ADAPTER}; {where}"
+        )
     return base
 
 
@@ -153,10 +172,14 @@ def _read_weights(folder, saved):
     if (folder / SHARDS).exists():
         return _read_shards(folder)
     if (folder / PICKLE).exists() or (folder / f"{PICKLE}.index.json").exists():
-        kind = "AutoModelForSequenceClassification" if saved.is_classifier else "AutoModelForCausalLM"
+        kind = (
+            "AutoModelForSequenceClassification" if saved.is_classifier else "AutoModelForCausalLM"
+        )
         load = f"import transformers; transformers.{kind}.from_pretrained({str(folder)!r})"
         what = f"the weights are in {PICKLE}, which may run code when it is read"
-        raise CheckpointError(f'{what}, {folder}; convert: python -c "{load}.save_pretrained({str(folder)!r})"')
+        raise CheckpointError(
+            f'{what}, {folder}; convert: python -c "{load}.save_pretrained({str(folder)!r})"'
+        )
     raise CheckpointError(f"no {WEIGHTS}, {folder}; fetch or save the model again")
 
 
@@ -165,7 +188,9 @@ def _read_shards(folder):
     index = gpt2_config.read_json(folder / SHARDS).get("weight_map")
     files = list(index.values()) if isinstance(index, dict) else [None]
     if not all(isinstance(file, str) and file == Path(file).name for file in files):
-        raise CheckpointError(f"no weight_map of tensors to files of this folder, {folder / SHARDS}; fetch it again")
+        raise CheckpointError(
+            f"no weight_map of tensors to files of this folder, {folder / SHARDS}; fetch it again"
+        )
     tensors, wrong = {}, []
     for file in sorted(set(files)):
         for name, tensor in read_safetensors(folder / file).items():
@@ -186,11 +211,17 @@ def _check_finite(weights, folder):
     for name, weight in weights.items():
         values = weight.as_strided((weight.numel(),), (1,)).float().numpy()  # in the file's order
         with np.errstate(over="ignore"):
-            total = np.dot(values, values)  # finite only if all are, and far faster than looking at each ...
-        if not np.isfinite(total) and not np.isfinite(values).all():  # ... which settles an overflow
+            total = np.dot(
+                values, values
+            )  # finite only if all are, and far faster than looking at each ...
+        if (
+            not np.isfinite(total) and not np.isfinite(values).all()
+        ):  # ... which settles an overflow
             wrong.append(name)
     if wrong:
-        raise CheckpointError(f"NaN or infinite weights in {', '.join(wrong)}, {folder}; fetch or train it again")
+        raise CheckpointError(
+            f"NaN or infinite weights in {', '.join(wrong)}, {folder}; fetch or train it again"
+        )
 
 
 def _place(weight, dtype, device):
@@ -220,16 +251,30 @@ def _write_tokenizer(folder, n_positions, special_tokens):
     special_tokens: names of the ids after GPT-2's own, which transformers finds in any text that spells them.
     """
     character = {octet: c for c, octet in byte_alphabet().items()}
-    vocabulary = {"".join(character[octet] for octet in token): rank for token, rank in read_merges().items()}
+    vocabulary = {
+        "".join(character[octet] for octet in token): rank for token, rank in read_merges().items()
+    }
     end = "<|endoftext|>"
     vocabulary[end] = len(vocabulary)
     write_text(folder / "vocab.json", json.dumps(vocabulary))
     write_atomic(folder / "merges.txt", lambda file: file.write(VOCAB_BPE.read_bytes()))
-    config = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": n_positions, "add_prefix_space": False}
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": n_positions,
+        "add_prefix_space": False,
+    }
     config |= {"bos_token": end, "eos_token": end, "unk_token": end, "pad_token": end}
     if special_tokens:
-        properties = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        properties = {
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
         names = enumerate([end, *special_tokens], vocabulary[end])
-        config["added_tokens_decoder"] = {str(id): {"content": name, **properties} for id, name in names}
+        config["added_tokens_decoder"] = {
+            str(id): {"content": name, **properties} for id, name in names
+        }
         config["additional_special_tokens"] = special_tokens
     _write_json(folder / "tokenizer_config.json", config)

@@ -43,11 +43,15 @@ class Progress:
         left = (now - self.began) / max(1, step - self.start) * (self.n_steps - step)
         memory = peak_memory(self.device)
         held = f"  {memory / 1e9:.2f} GB" if memory else ""
-        text = (f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}{self.on_val}  "
-                f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left{held}  rate {rate:.1e}")  # fmt: skip
+        text = (
+            f"step {step:>5,}/{self.n_steps:,}  epoch {epoch}  loss {loss:.4f}{self.on_val}  "
+            f"{tokens_per_second:,.0f} tokens/s  {duration(left)} left{held}  rate {rate:.1e}"
+        )
         if not self.live:
             return self.say(text)
-        text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would leave a line behind each time
+        text = text[
+            : shutil.get_terminal_size().columns - 1
+        ]  # a longer one would leave a line behind each time
         self.stream.write("\r" + text.ljust(self.width))
         self.width = len(text)
         self.stream.flush()
@@ -57,8 +61,12 @@ class Progress:
 
         An accuracy then stands in the other lines, too.
         """
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
-        self.say(f"step {step:>5,}  val {shown}  in {duration(seconds)}{'  (best)' if best else ''}")
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)
+        )
+        self.say(
+            f"step {step:>5,}  val {shown}  in {duration(seconds)}{'  (best)' if best else ''}"
+        )
         if "accuracy" in metrics:
             self.on_val = f"  val accuracy {metrics['accuracy']:.4f}"
 

@@ -27,8 +27,14 @@ def experiments(runs):
 
     groups = {}
     for run in runs:
-        options = {k: v for k, v in run.record.get("options", {}).items() if k not in FREE_TO_CHANGE | MAY_DIFFER}
-        groups.setdefault(repr(sorted(options.items())) if options else run.folder, {})[run.record.get("seed")] = run
+        options = {
+            k: v
+            for k, v in run.record.get("options", {}).items()
+            if k not in FREE_TO_CHANGE | MAY_DIFFER
+        }
+        groups.setdefault(repr(sorted(options.items())) if options else run.folder, {})[
+            run.record.get("seed")
+        ] = run
     return [list(by_seed.values()) for by_seed in groups.values()]
 
 
@@ -45,12 +51,21 @@ def compare(a, b):
     """Two FinishedRuns of classifications -> lines of text with the paired test over the rows both have. Raises DataError if there are none."""
     from gptft.tables import paired_test
 
-    right_a, right_b = ({row["id"]: row["probabilities"].index(max(row["probabilities"])) == row["label"]
-                         for row in run.predictions} for run in (a, b))  # fmt: skip
+    right_a, right_b = (
+        {
+            row["id"]: row["probabilities"].index(max(row["probabilities"])) == row["label"]
+            for row in run.predictions
+        }
+        for run in (a, b)
+    )
     shared = [row for row in right_a if row in right_b]
     if not shared:
-        raise DataError(f"{a.folder} and {b.folder} have no test row in common; compare runs on the same data")
-    return paired_test(a.folder, [right_a[row] for row in shared], b.folder, [right_b[row] for row in shared])
+        raise DataError(
+            f"{a.folder} and {b.folder} have no test row in common; compare runs on the same data"
+        )
+    return paired_test(
+        a.folder, [right_a[row] for row in shared], b.folder, [right_b[row] for row in shared]
+    )
 
 
 @contextmanager
@@ -59,26 +74,38 @@ def as_written(where):
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"not what a run writes ({error!r}), {where}; run it again with --overwrite") from error
+        raise DataError(
+            f"not what a run writes ({error!r}), {where}; run it again with --overwrite"
+        ) from error
 
 
 @command
 def main(argv):
     parser = Parser(prog="python -m gptft.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; its report.html is written anew")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder; its report.html is written anew"
+    )
     args = parser.parse_args(argv)
 
     from gptft.page import read_run, run_page
     from gptft.tables import results_text
 
-    runs, texts, pages = [read_run(folder) for folder in args.runs], [], {}  # all is made before anything is written
+    runs, texts, pages = (
+        [read_run(folder) for folder in args.runs],
+        [],
+        {},
+    )  # all is made before anything is written
     for run in runs:
         with as_written(run.folder):
-            texts.append(f"{run.folder}: {run.results['model']}, {run.results['data']}\n{results_text(run.results)}\n")
+            texts.append(
+                f"{run.folder}: {run.results['model']}, {run.results['data']}\n{results_text(run.results)}\n"
+            )
             pages[run.folder / "report.html"] = run_page(run)
     with as_written(", ".join(args.runs)):
         lines = [over_seeds(group) for group in experiments(runs) if len(group) > 1]
-        lines += [compare(a, b) for a, b in combinations((run for run in runs if run.predictions), 2)]
+        lines += [
+            compare(a, b) for a, b in combinations((run for run in runs if run.predictions), 2)
+        ]
     print(*texts, *lines, sep="\n")
     for path, page in pages.items():
         write_text(path, page)

@@ -32,14 +32,47 @@ from gptft.files import write_atomic, write_text
 
 FINISHED = "results.json"
 LOCK = ".lock"
-WRITES = ("metrics.jsonl", "predictions.jsonl", "examples.jsonl", FINISHED, "config.json", "model.safetensors", "model.npz",
-          "adapter_config.json", "adapter_model.safetensors",
-          "vocab.json", "merges.txt", "generation_config.json", "tokenizer_config.json", "report.html")  # fmt: skip
+WRITES = (
+    "metrics.jsonl",
+    "predictions.jsonl",
+    "examples.jsonl",
+    FINISHED,
+    "config.json",
+    "model.safetensors",
+    "model.npz",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "report.html",
+)
 # Options that may change when a run is resumed: they say where and when, or, at most, change how sums are rounded.
-FREE_TO_CHANGE = {"resume", "resume_anyway", "overwrite", "out", "save_every", "log_every", "device", "compile",
-                  "micro_batch_size", "checkpoint_activations", "skip_nonfinite"}  # fmt: skip
+FREE_TO_CHANGE = {
+    "resume",
+    "resume_anyway",
+    "overwrite",
+    "out",
+    "save_every",
+    "log_every",
+    "device",
+    "compile",
+    "micro_batch_size",
+    "checkpoint_activations",
+    "skip_nonfinite",
+}
 # Those that may with --resume-anyway: they change the result, but the saved position keeps its meaning.
-MAY_CHANGE = {"epochs", "max_steps", "learning_rate", "warmup", "dropout", "eval_every", "patience", "precision"}
+MAY_CHANGE = {
+    "epochs",
+    "max_steps",
+    "learning_rate",
+    "warmup",
+    "dropout",
+    "eval_every",
+    "patience",
+    "precision",
+}
 
 
 class Run:
@@ -56,7 +89,10 @@ class Run:
 
     def log(self, record):
         """Append one JSON object to metrics.jsonl; JSON has no word for a float that is not finite, which becomes null."""
-        record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        record = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in record.items()
+        }
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -72,7 +108,9 @@ class Run:
             try:
                 torch.save(state, hashing)
             except RuntimeError as error:  # torch's words for a write that failed
-                raise error.__context__ if isinstance(error.__context__, OSError) else error
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.write(hashing.digest.digest())
 
         with open(self.folder / "metrics.jsonl", "ab") as log:
@@ -82,7 +120,9 @@ class Run:
         if self.state_file.exists():
             self.previous_file.unlink(missing_ok=True)
             try:
-                os.link(self.state_file, self.previous_file)  # a second name: the first is never missing
+                os.link(
+                    self.state_file, self.previous_file
+                )  # a second name: the first is never missing
             except OSError:  # a file system without; `load_state` finds the state under either name
                 os.replace(self.state_file, self.previous_file)
         write_atomic(self.state_file, write)
@@ -161,7 +201,10 @@ def open_training_run(script, argv, args, options, settled):
     """
     from gptft import distributed  # here, like torch
 
-    command, recorded = ["python", script, *argv], vars(args) | dataclasses.asdict(options) | settled
+    command, recorded = (
+        ["python", script, *argv],
+        vars(args) | dataclasses.asdict(options) | settled,
+    )
     with distributed.main_first():
         if distributed.is_main():
             return open_run(options.out, command, recorded, options.resume, options.overwrite)
@@ -211,19 +254,35 @@ def _read_state(path):
         raise
     except Exception as error:  # torch's reader raises many kinds for a damaged file
         reason = str(error).split("\n")[0][:100] or type(error).__name__
-        raise CheckpointError(f"the saved state can't be read ({reason}), {path}; start again with --overwrite") from error
+        raise CheckpointError(
+            f"the saved state can't be read ({reason}), {path}; start again with --overwrite"
+        ) from error
 
 
 def _check_folder(run, resume, overwrite):
     if not run.folder.is_dir():
         raise UserError(f"--out is a file, {run.folder}; choose another folder")
-    if {path.name for path in run.folder.iterdir()} - {LOCK} and not (run.folder / "run.json").exists():
-        raise UserError(f"--out holds files that are not a run's, {run.folder}; choose another folder")
+    if {path.name for path in run.folder.iterdir()} - {LOCK} and not (
+        run.folder / "run.json"
+    ).exists():
+        raise UserError(
+            f"--out holds files that are not a run's, {run.folder}; choose another folder"
+        )
     if resume and not run.resumable():
-        raise UserError(f"nothing to resume, no saved state in {run.folder}; start again with --overwrite")
-    found = "results" if (run.folder / FINISHED).exists() else "a resumable state" if run.resumable() else None
+        raise UserError(
+            f"nothing to resume, no saved state in {run.folder}; start again with --overwrite"
+        )
+    found = (
+        "results"
+        if (run.folder / FINISHED).exists()
+        else "a resumable state"
+        if run.resumable()
+        else None
+    )
     if found and not (resume or overwrite):
-        raise UserError(f"--out already holds {found}, {run.folder}; use --resume, --overwrite or another --out")
+        raise UserError(
+            f"--out already holds {found}, {run.folder}; use --resume, --overwrite or another --out"
+        )
 
 
 def _lock(run):
@@ -236,7 +295,9 @@ def _lock(run):
     try:
         fcntl.lockf(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        raise UserError(f"another process trains into --out, {run.folder}; wait for it, or choose another --out") from error
+        raise UserError(
+            f"another process trains into --out, {run.folder}; wait for it, or choose another --out"
+        ) from error
     except OSError:  # a file system without locks
         pass
 
@@ -247,15 +308,21 @@ def _check_same(run, command, options):
         record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
         saved = dict(record["options"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"damaged run.json, {run.folder}; start again with --overwrite") from error
-    changed = [name for name in options if name not in FREE_TO_CHANGE and saved.get(name) != options[name]]
+        raise CheckpointError(
+            f"damaged run.json, {run.folder}; start again with --overwrite"
+        ) from error
+    changed = [
+        name for name in options if name not in FREE_TO_CHANGE and saved.get(name) != options[name]
+    ]
     if not changed:
         return
     said = ", ".join(f"{name} was {saved.get(name)}, is {options[name]}" for name in changed)
     may = MAY_CHANGE.issuperset(changed)
     if not (may and options.get("resume_anyway")):
         way_out = ", or add --resume-anyway" if may else ""
-        raise UserError(f"can't resume with other options ({said}), {run.folder}; use the command in its run.json{way_out}")
+        raise UserError(
+            f"can't resume with other options ({said}), {run.folder}; use the command in its run.json{way_out}"
+        )
     print(f"resumed anyway: {said}", flush=True)
     record["options"] = saved | {name: options[name] for name in changed}
     record["resumed"] = [*record.get("resumed", []), f"{shlex.join(command)} ({said})"]
@@ -264,13 +331,25 @@ def _check_same(run, command, options):
 
 def _surroundings():
     """Versions, time and git commit (None outside a git checkout)."""
-    versions = {package: importlib.metadata.version(package) for package in ("torch", "numpy", "tiktoken")}
+    versions = {
+        package: importlib.metadata.version(package) for package in ("torch", "numpy", "tiktoken")
+    }
     try:
-        git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=Path(__file__).parent,
-                             capture_output=True, text=True, timeout=10)  # fmt: skip
+        git = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
         commit = git.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         commit = None
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"versions": {"python": platform.python_version()} | versions, "processes": int(os.environ.get("WORLD_SIZE", 1)),
-            "platform": platform.platform(), "git_commit": commit, "started": started}  # fmt: skip
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "versions": {"python": platform.python_version()} | versions,
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "platform": platform.platform(),
+        "git_commit": commit,
+        "started": started,
+    }

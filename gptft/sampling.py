@@ -50,7 +50,10 @@ class Sampler:
         self.sampling, self.step = sampling, 0
         self.uniforms = self.seen = None
         if sampling.temperature > 0:
-            rows = [np.random.default_rng((seed, number)).random(n_tokens, dtype=np.float32) for number in numbers]
+            rows = [
+                np.random.default_rng((seed, number)).random(n_tokens, dtype=np.float32)
+                for number in numbers
+            ]
             self.uniforms = torch.from_numpy(np.stack(rows)).to(device)  # (B, n_tokens)
         if sampling.repetition_penalty != 1:
             self.seen = torch.zeros(len(prompts), n_ids, dtype=torch.bool)
@@ -61,7 +64,11 @@ class Sampler:
     def __call__(self, logits):
         if self.seen is not None:
             logits = penalize(logits, self.seen, self.sampling.repetition_penalty)
-        ids = logits.argmax(-1) if self.uniforms is None else draw(logits, self.uniforms[:, self.step], self.sampling)
+        ids = (
+            logits.argmax(-1)
+            if self.uniforms is None
+            else draw(logits, self.uniforms[:, self.step], self.sampling)
+        )
         if self.seen is not None:
             self.seen.scatter_(1, ids[:, None], True)
         self.step += 1
@@ -90,7 +97,9 @@ def draw(logits, uniforms, sampling):
     probs = torch.softmax(logits / sampling.temperature, -1)
     if sampling.top_p is not None and sampling.top_p < 1:
         if ids is None:
-            probs, ids = probs.topk(_n_candidates(probs, sampling.top_p))  # likeliest first, as after top-k
+            probs, ids = probs.topk(
+                _n_candidates(probs, sampling.top_p)
+            )  # likeliest first, as after top-k
         kept = probs.cumsum(-1) - probs < sampling.top_p  # the likelier ids alone don't reach p
         probs = probs * kept
     cumulative = probs.cumsum(-1)

@@ -53,18 +53,28 @@ def chart(title, series, x_label, y_label="", x_range=None, y_range=None):
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     x, y = _scale(x_range, LEFT, right), _scale(y_range, bottom, TOP)
     rows, columns = ticks(*y_range), ticks(*x_range)
-    parts = [f'<path class="grid" d="{"".join(f"M{LEFT} {y(v)}H{right}" for v in rows)}"/>',
-             f'<path class="axis" d="M{LEFT} {bottom}H{right}{"".join(f"M{x(v)} {bottom}v4" for v in columns)}"/>',
-             *(_text(LEFT - 6, y(v) + 4, number(v), "end") for v in rows), _text(2, 12, y_label, "start", "label"),
-             *(_text(x(v), bottom + 18, number(v), "middle") for v in columns),
-             _text((LEFT + right) / 2, bottom + 37, x_label, "middle", "label")]  # fmt: skip
+    parts = [
+        f'<path class="grid" d="{"".join(f"M{LEFT} {y(v)}H{right}" for v in rows)}"/>',
+        f'<path class="axis" d="M{LEFT} {bottom}H{right}{"".join(f"M{x(v)} {bottom}v4" for v in columns)}"/>',
+        *(_text(LEFT - 6, y(v) + 4, number(v), "end") for v in rows),
+        _text(2, 12, y_label, "start", "label"),
+        *(_text(x(v), bottom + 18, number(v), "middle") for v in columns),
+        _text((LEFT + right) / 2, bottom + 37, x_label, "middle", "label"),
+    ]
     for s in series:
-        line = " ".join(f"{x(p[0])},{y(p[1])}" for p in [*s.points[:: len(s.points) // MOST_POINTS + 1], s.points[-1]])
+        line = " ".join(
+            f"{x(p[0])},{y(p[1])}"
+            for p in [*s.points[:: len(s.points) // MOST_POINTS + 1], s.points[-1]]
+        )
         parts.append(f'<polyline class="{s.style} c{s.colour}" points="{line}"/>')
         for p in s.points if s.style == "dots" else []:
             if interval := p[2:]:
-                parts.append(f'<path class="whisker c{s.colour}" d="M{x(p[0])} {y(p[2])}V{y(p[3])}"/>')
-            said = f"{s.name} at {number(p[0], 4)}: {number(p[1], 4)}" + (f" {_words(interval)}" if interval else "")
+                parts.append(
+                    f'<path class="whisker c{s.colour}" d="M{x(p[0])} {y(p[2])}V{y(p[3])}"/>'
+                )
+            said = f"{s.name} at {number(p[0], 4)}: {number(p[1], 4)}" + (
+                f" {_words(interval)}" if interval else ""
+            )
             parts.append(_circle(x(p[0]), y(p[1]), s.colour, f"<title>{escape(said)}</title>"))
     return _svg(title, series, parts)
 
@@ -80,7 +90,9 @@ def _scale(span, start, stop):
 
 
 def _text(x, y, text, anchor, kind="tick"):
-    return f'<text class="{kind}" x="{x:.5g}" y="{y:.5g}" text-anchor="{anchor}">{escape(text)}</text>'
+    return (
+        f'<text class="{kind}" x="{x:.5g}" y="{y:.5g}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
 
 
 def _circle(x, y, colour, content=""):
@@ -93,10 +105,16 @@ def _svg(title, series, parts):
     x = WIDTH - RIGHT - sum(30 + CHARACTER * len(s.name) for s in named)
     for s in named if len(named) > 1 else []:
         kind = "line" if s.style == "dots" else s.style
-        parts += [f'<path class="{kind} c{s.colour}" d="M{x + 4:.5g} 8h18"/>', _text(x + 26, 12, s.name, "start")]
+        parts += [
+            f'<path class="{kind} c{s.colour}" d="M{x + 4:.5g} 8h18"/>',
+            _text(x + 26, 12, s.name, "start"),
+        ]
         parts += [_circle(x + 13, 8, s.colour)] if s.style == "dots" else []
         x += 30 + CHARACTER * len(s.name)
-    said = (f"{s.name}: {len(s.points)} points, from {_words(s.points[0])} to {_words(s.points[-1])}" for s in named)
+    said = (
+        f"{s.name}: {len(s.points)} points, from {_words(s.points[0])} to {_words(s.points[-1])}"
+        for s in named
+    )
     head = f"<title>{escape(title)}</title><desc>{escape('; '.join(said))}</desc>"
     return f'<svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}">{head}{"".join(parts)}</svg>'
 

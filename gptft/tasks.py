@@ -44,13 +44,18 @@ def passes(task, response):
     text = response.strip()
     if not text or task.instruction.lower() in text.lower():
         return False
-    return all(CHECKS[check["kind"]](text, **{k: v for k, v in check.items() if k != "kind"}) for check in task.checks)
+    return all(
+        CHECKS[check["kind"]](text, **{k: v for k, v in check.items() if k != "kind"})
+        for check in task.checks
+    )
 
 
 def task_results(tasks, passed):
     """One bool a task -> dict of n, passed, rate and its 95 % interval ci, over all and by category."""
     names = dict.fromkeys(task.category for task in tasks)
-    groups = {name: [ok for task, ok in zip(tasks, passed) if task.category == name] for name in names}
+    groups = {
+        name: [ok for task, ok in zip(tasks, passed) if task.category == name] for name in names
+    }
     return _rate(passed) | {"categories": {name: _rate(group) for name, group in groups.items()}}
 
 
@@ -67,8 +72,14 @@ def mentions(text, phrases):
     found = []
     for phrase in phrases:
         # Letters and digits must end where the phrase ends; punctuation stands anywhere.
-        start, stop = (r"(?<!\w)" if phrase[0].isalnum() else ""), (r"(?!\w)" if phrase[-1].isalnum() else "")
-        found += [(m.start(), phrase) for m in re.finditer(start + re.escape(phrase) + stop, text, re.IGNORECASE)]
+        start, stop = (
+            (r"(?<!\w)" if phrase[0].isalnum() else ""),
+            (r"(?!\w)" if phrase[-1].isalnum() else ""),
+        )
+        found += [
+            (m.start(), phrase)
+            for m in re.finditer(start + re.escape(phrase) + stop, text, re.IGNORECASE)
+        ]
     return [phrase for _, phrase in sorted(found)]
 
 
@@ -157,6 +168,25 @@ def ends(text, phrase):
     return text.lower().endswith(phrase.lower())
 
 
-CHECKS = {check.__name__: check for check in (answer, choice, number, items, order, words, sentences, has, lacks,
-                                              without_letter, is_json, starts, ends)}  # fmt: skip
-CHECKS |= {"lower": str.islower, "upper": str.isupper}  # no letter of the other kind, and at least one of this
+CHECKS = {
+    check.__name__: check
+    for check in (
+        answer,
+        choice,
+        number,
+        items,
+        order,
+        words,
+        sentences,
+        has,
+        lacks,
+        without_letter,
+        is_json,
+        starts,
+        ends,
+    )
+}
+CHECKS |= {
+    "lower": str.islower,
+    "upper": str.isupper,
+}  # no letter of the other kind, and at least one of this

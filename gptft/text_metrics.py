@@ -17,7 +17,9 @@ import numpy as np
 
 from gptft.metrics import wilson_interval
 
-LOOP = 12  # tokens at a response's end that must repeat, at least three times over, to count as a loop
+LOOP = (
+    12  # tokens at a response's end that must repeat, at least three times over, to count as a loop
+)
 
 
 class Response(NamedTuple):

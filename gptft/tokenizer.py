@@ -40,7 +40,11 @@ def byte_alphabet():
     Printable bytes stand for themselves and come first; the 68 others follow as U+0100, U+0101, ...
     Returns: dict[str, int], character -> byte, in rank order.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
@@ -50,9 +54,13 @@ def read_merges(path=VOCAB_BPE, sha256=VOCAB_BPE_SHA256):
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise CheckpointError(f"GPT-2's merge list can't be read, {path} ({error.strerror}); restore it from git") from error
+        raise CheckpointError(
+            f"GPT-2's merge list can't be read, {path} ({error.strerror}); restore it from git"
+        ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise CheckpointError(f"GPT-2's merge list has changed (sha256 differs), {path}; restore it from git")
+        raise CheckpointError(
+            f"GPT-2's merge list has changed (sha256 differs), {path}; restore it from git"
+        )
     alphabet = byte_alphabet()
     ranks = {bytes([b]): rank for rank, b in enumerate(alphabet.values())}
     for line in content.decode("utf-8").splitlines()[1:]:  # line 0 is "#version: 0.2"
@@ -63,7 +71,9 @@ def read_merges(path=VOCAB_BPE, sha256=VOCAB_BPE_SHA256):
 
 def _encoding(pattern, special=None):
     """tiktoken's encoding by GPT-2's merges, of the pieces that match a pattern."""
-    return tiktoken.Encoding(name="gpt2", pat_str=pattern, mergeable_ranks=read_merges(), special_tokens=special or {})
+    return tiktoken.Encoding(
+        name="gpt2", pat_str=pattern, mergeable_ranks=read_merges(), special_tokens=special or {}
+    )
 
 
 class Tokenizer:
@@ -78,15 +88,21 @@ class Tokenizer:
 
     def __init__(self, special_tokens=()):
         self.eot = self.VOCAB_SIZE - 1
-        self.special = {name: self.eot + i for i, name in enumerate(["<|endoftext|>", *special_tokens])}
+        self.special = {
+            name: self.eot + i for i, name in enumerate(["<|endoftext|>", *special_tokens])
+        }
         self._encoding = _encoding(GPT2_PATTERN, self.special)
 
     def encode(self, text):
         """str -> list[int], each below 50256."""
         ids, begin = [], 0
         for run in LONG_RUN.finditer(text) if len(text) >= LONGEST else ():
-            end = run.end() - (run.end() < len(text))  # a run is one piece, but for its last character if something follows
-            ids += self._encoding.encode_ordinary(text[begin : run.start()]) + self._whole.encode_ordinary(text[run.start() : end])
+            end = run.end() - (
+                run.end() < len(text)
+            )  # a run is one piece, but for its last character if something follows
+            ids += self._encoding.encode_ordinary(
+                text[begin : run.start()]
+            ) + self._whole.encode_ordinary(text[run.start() : end])
             begin = end
         return ids + self._encoding.encode_ordinary(text[begin:])
 
@@ -97,13 +113,19 @@ class Tokenizer:
 
         def encode(text):
             """As self.encode, without a Python list of the ids, which takes as long as finding them."""
-            with contextlib.suppress(UnicodeEncodeError):  # half a character, which self.encode replaces
+            with contextlib.suppress(
+                UnicodeEncodeError
+            ):  # half a character, which self.encode replaces
                 if len(text) < LONGEST:
                     return plain.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
             return np.array(self.encode(text), np.uint16)
 
         with ThreadPoolExecutor(n_threads) as pool:
-            return [ids for block in pool.map(lambda block: list(map(encode, block)), blocks) for ids in block]
+            return [
+                ids
+                for block in pool.map(lambda block: list(map(encode, block)), blocks)
+                for ids in block
+            ]
 
     def decode(self, ids):
         """list[int] -> str. Bytes that are not UTF-8 (half a character) become U+FFFD."""

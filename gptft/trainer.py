@@ -33,7 +33,6 @@ from gptft.optim import build_optimizer, learning_rate
 from gptft.pretrained import save_model
 from gptft.progress import Progress
 
-
 GENTLER = "start again with --overwrite and a lower --learning-rate, or --precision fp32"
 # The attributes of a run that are saved, beside its tensors.
 POSITION = ("step", "tokens", "seconds", "skipped", "best", "best_step", "evals_since_best")
@@ -83,7 +82,15 @@ def fit(model, batches, loss, evaluate, score, options, hardware, run):
             if stop:
                 raise Interrupted(f"stopped at step {trainer.step}; continue with --resume", stop)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if hardware.compile else 0
-    return FitResult(trainer.step, trainer.seconds, trainer.tokens, trainer.best, trainer.best_step, trainer.skipped, graphs)
+    return FitResult(
+        trainer.step,
+        trainer.seconds,
+        trainer.tokens,
+        trainer.best,
+        trainer.best_step,
+        trainer.skipped,
+        graphs,
+    )
 
 
 @contextlib.contextmanager
@@ -95,9 +102,11 @@ def _advice(trainer):
         if not is_out_of_memory(error):
             raise
         go_on = "continue with --resume and" if trainer.run.resumable() else "start again with"
-        raise OutOfMemory(f"out of memory at step {trainer.step + 1}, {trainer.run.folder}; {go_on} a smaller --micro-batch-size "
-                          f"(now {distributed.rows_at_once(trainer.options)}) or --checkpoint-activations; or, in "
-                          "a new run, a smaller --max-length, or --precision bf16") from error  # fmt: skip
+        raise OutOfMemory(
+            f"out of memory at step {trainer.step + 1}, {trainer.run.folder}; {go_on} a smaller --micro-batch-size "
+            f"(now {distributed.rows_at_once(trainer.options)}) or --checkpoint-activations; or, in "
+            "a new run, a smaller --max-length, or --precision bf16"
+        ) from error
 
 
 class _Trainer:
@@ -122,7 +131,10 @@ class _Trainer:
         self.step = self.skipped = self.tokens = self.best_step = 0
         self.seconds = 0.0
         self.best, self.best_score, self.evals_since_best = {}, None, 0
-        self.pending, self.pending_since = [], 0.0  # (step, loss, gradient norm, rate, tokens) not yet looked at
+        self.pending, self.pending_since = (
+            [],
+            0.0,
+        )  # (step, loss, gradient norm, rate, tokens) not yet looked at
 
     def train_step(self):
         """One optimizer step."""
@@ -130,7 +142,9 @@ class _Trainer:
             self.pending_since = time.perf_counter()
         epoch, i = divmod(self.step, self.batches.steps_per_epoch)
         micro_batches = self.batches.step(epoch, i)
-        counts = torch.tensor([sum(b.n for b in micro_batches), sum(b.n_tokens for b in micro_batches)])
+        counts = torch.tensor(
+            [sum(b.n for b in micro_batches), sum(b.n_tokens for b in micro_batches)]
+        )
         n, n_tokens = distributed.sum_over_processes(counts).tolist()
         rate = learning_rate(self.step, self.n_steps, self.options)
         for group in self.optimizer.param_groups:
@@ -138,7 +152,9 @@ class _Trainer:
         total = self._backward(micro_batches, n)
         self.scaler.unscale_(self.optimizer)  # before clipping, which must see the true gradient
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
-        if not self.options.skip_nonfinite or norm.isfinite():  # asked at each step, which makes a GPU wait
+        if (
+            not self.options.skip_nonfinite or norm.isfinite()
+        ):  # asked at each step, which makes a GPU wait
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -152,11 +168,17 @@ class _Trainer:
         for k, batch in enumerate(micro_batches):
             last = k == len(micro_batches) - 1
             # Several processes exchange gradients once a step, in the last backward pass.
-            wait = contextlib.nullcontext() if last or distributed.world_size() == 1 else self.module.no_sync()
+            wait = (
+                contextlib.nullcontext()
+                if last or distributed.world_size() == 1
+                else self.module.no_sync()
+            )
             with wait:
                 with self.hardware.autocast():
                     # A step with nothing to learn has n = 0 and loss 0: its gradient is 0, not 0/0.
-                    part = self.loss(self.module, self.hardware.put(batch)) / max(n, 1) * (batch.n > 0)
+                    part = (
+                        self.loss(self.module, self.hardware.put(batch)) / max(n, 1) * (batch.n > 0)
+                    )
                 # DistributedDataParallel takes the mean over processes; the sum is wanted.
                 self.scaler.scale(part * distributed.world_size()).backward()
             total += part.detach()
@@ -166,17 +188,23 @@ class _Trainer:
         """Look at the losses since the last time: stop if one is not finite, else log and show them."""
         if not self.pending:
             return
-        losses = distributed.sum_over_processes(torch.stack([loss for _, loss, *_ in self.pending])).tolist()
+        losses = distributed.sum_over_processes(
+            torch.stack([loss for _, loss, *_ in self.pending])
+        ).tolist()
         norms = torch.stack([norm for _, _, norm, *_ in self.pending]).tolist()
         for (step, *_), loss, norm in zip(self.pending, losses, norms):
             if not math.isfinite(norm) and math.isfinite(loss) and self.scaler.is_enabled():
-                self.skipped += 1  # the scaler saw the overflow, skipped the step and lowered its scale
+                self.skipped += (
+                    1  # the scaler saw the overflow, skipped the step and lowered its scale
+                )
             elif not math.isfinite(norm) and self.options.skip_nonfinite:
                 self.skipped += 1
                 progress.say(f"left out {self._not_finite(step, loss, norm)}")
             elif not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UserError(f"{self._not_finite(step, loss, norm)}, {self.run.folder} (what was saved there before is good); "
-                                f"continue with --resume --skip-nonfinite, or {GENTLER}")  # fmt: skip
+                raise UserError(
+                    f"{self._not_finite(step, loss, norm)}, {self.run.folder} (what was saved there before is good); "
+                    f"continue with --resume --skip-nonfinite, or {GENTLER}"
+                )
         tokens, seconds = sum(p[4] for p in self.pending), time.perf_counter() - self.pending_since
         self.tokens += tokens
         self.seconds += seconds
@@ -186,17 +214,27 @@ class _Trainer:
         mean_loss = sum(finite) / len(finite) if finite else math.nan
         self.pending = []
         if distributed.is_main():
-            self.run.log({"step": step, "epoch": round(epoch, 4), "loss": mean_loss, "learning_rate": rate,
-                          "grad_norm": norms[-1], "tokens_per_second": round(tokens / seconds, 1),
-                          "seconds": round(self.seconds, 2)})  # fmt: skip
+            self.run.log(
+                {
+                    "step": step,
+                    "epoch": round(epoch, 4),
+                    "loss": mean_loss,
+                    "learning_rate": rate,
+                    "grad_norm": norms[-1],
+                    "tokens_per_second": round(tokens / seconds, 1),
+                    "seconds": round(self.seconds, 2),
+                }
+            )
             progress.update(step, int(epoch) + 1, mean_loss, rate, tokens / seconds)
 
     def _not_finite(self, step, loss, norm):
         """What is known of a step whose loss or gradient is not a finite number, for people."""
         epoch, i = divmod(step - 1, self.batches.steps_per_epoch)
         rows = ", ".join(map(str, sorted(self.batches.rows(epoch, i))))
-        return (f"step {step} (epoch {epoch + 1}, batch {i + 1}): its loss ({loss}) or gradient ({norm}) is not finite; "
-                f"training rows, from 0: {rows}")  # fmt: skip
+        return (
+            f"step {step} (epoch {epoch + 1}, batch {i + 1}): its loss ({loss}) or gradient ({norm}) is not finite; "
+            f"training rows, from 0: {rows}"
+        )
 
     def evaluate(self, evaluate, score, progress):
         """Evaluate on val; keep the weights if they are the best so far."""
@@ -204,13 +242,22 @@ class _Trainer:
         began = time.perf_counter()
         with evaluating(self.model, self.hardware):
             metrics = evaluate(self.model)
-        if not math.isfinite(metrics["loss"]):  # nothing compares with NaN: it would be the best for ever
-            raise UserError(f"the loss on val is {metrics['loss']} at step {self.step}, {self.run.folder}; {GENTLER}")
+        if not math.isfinite(
+            metrics["loss"]
+        ):  # nothing compares with NaN: it would be the best for ever
+            raise UserError(
+                f"the loss on val is {metrics['loss']} at step {self.step}, {self.run.folder}; {GENTLER}"
+            )
         value = score(metrics)
         better = self.best_score is None or value > self.best_score
         self.evals_since_best += 1
         if better:
-            self.best, self.best_score, self.best_step, self.evals_since_best = metrics, value, self.step, 0
+            self.best, self.best_score, self.best_step, self.evals_since_best = (
+                metrics,
+                value,
+                self.step,
+                0,
+            )
         if distributed.is_main():
             if better:
                 save_model(self.model, self.run.folder)
@@ -223,14 +270,21 @@ class _Trainer:
 
     def save(self):
         """Write all that `load` needs; the processes go on together when it is written."""
-        generators = distributed.gather([self.hardware.rng_state()])  # the one thing in which they differ
+        generators = distributed.gather(
+            [self.hardware.rng_state()]
+        )  # the one thing in which they differ
         if distributed.is_main():
-            self.run.save_state({
-                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(), "generators": generators, "surroundings": self._surroundings(),
-                **{name: getattr(self, name) for name in POSITION},
-                "best_score": self.best_score and list(self.best_score),
-            })  # fmt: skip
+            self.run.save_state(
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "generators": generators,
+                    "surroundings": self._surroundings(),
+                    **{name: getattr(self, name) for name in POSITION},
+                    "best_score": self.best_score and list(self.best_score),
+                }
+            )
         distributed.barrier()
 
     def load(self):
@@ -241,26 +295,41 @@ class _Trainer:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            if distributed.rank() < len(state["generators"]):  # one process more than there were goes on from its seed
+            if distributed.rank() < len(
+                state["generators"]
+            ):  # one process more than there were goes on from its seed
                 self.hardware.set_rng_state(state["generators"][distributed.rank()])
             for name in POSITION:
                 setattr(self, name, state[name])
             self.best_score = state["best_score"] and tuple(state["best_score"])
             before, now = state["surroundings"], self._surroundings()
-            other = [f"{name} {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]
+            other = [
+                f"{name} {before[name]}, now {now[name]}"
+                for name in now
+                if before[name] != now[name]
+            ]
             if distributed.is_main():
                 self.run.cut_log(state)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the saved state is of another model or version ({type(error).__name__}), "
-                                  f"{self.run.state_file}; start again with --overwrite") from error  # fmt: skip
+            raise CheckpointError(
+                f"the saved state is of another model or version ({type(error).__name__}), "
+                f"{self.run.state_file}; start again with --overwrite"
+            ) from error
         if other:
-            print(f"resumed with other surroundings ({'; '.join(other)}): what follows is close to an unbroken run, not bit-equal")
+            print(
+                f"resumed with other surroundings ({'; '.join(other)}): what follows is close to an unbroken run, not bit-equal"
+            )
 
     def _surroundings(self):
         """What must be the same for a resumed run to end with the same bits."""
-        return {"processes": distributed.world_size(), "threads": torch.get_num_threads(), "device": self.hardware.device,
-                "compiled": self.hardware.compile, "micro-batch": self.options.micro_batch_size,
-                "torch": str(torch.__version__)}  # fmt: skip
+        return {
+            "processes": distributed.world_size(),
+            "threads": torch.get_num_threads(),
+            "device": self.hardware.device,
+            "compiled": self.hardware.compile,
+            "micro-batch": self.options.micro_batch_size,
+            "torch": str(torch.__version__),
+        }
 
 
 class _Signals:
@@ -275,9 +344,13 @@ class _Signals:
         try:
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 signum = getattr(signal, name, None)  # Windows has no SIGHUP
-                if signum and signal.getsignal(signum) != signal.SIG_IGN:  # nohup's wish is respected
+                if (
+                    signum and signal.getsignal(signum) != signal.SIG_IGN
+                ):  # nohup's wish is respected
                     self.previous[signum] = signal.signal(signum, self._receive)
-        except ValueError:  # signals can be set in the main thread only; elsewhere the default stays
+        except (
+            ValueError
+        ):  # signals can be set in the main thread only; elsewhere the default stays
             pass
         return self
 

@@ -35,7 +35,9 @@ from gptft.errors import Parser, UserError, command
 from gptft.files import write_text
 from scripts.speed import flops_per_token, n_weights, race, roofline, take_turns, whole_command
 
-if __name__ != "__main__":  # a contender's process; the one that parses and prints needs none of these
+if (
+    __name__ != "__main__"
+):  # a contender's process; the one that parses and prints needs none of these
     import numpy as np
     import torch
 
@@ -55,7 +57,11 @@ if __name__ != "__main__":  # a contender's process; the one that parses and pri
 
 PARTS = ("roofline", "train-step", "epoch", "generate", "load", "tokenize", "baseline")
 PEERS = ("transformers", "accelerate", "sklearn")
-NOMINAL = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # flop/s of dense bf16 products, by a part of the GPU's name
+NOMINAL = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}  # flop/s of dense bf16 products, by a part of the GPU's name
 SCIKIT_LEARN = """
 import json, sys
 from sklearn.feature_extraction.text import CountVectorizer
@@ -75,25 +81,43 @@ class Options:
     n_head: int = option(None, "another number of attention heads", int, 1)
     n_embd: int = option(None, "another width", int, 1)
     task: str = option("both", "of train-step", choices=("classifier", "lm", "both"))
-    batch_size: int = option(None, "rows; default: 4 in train-step, 8 in epoch, 1 and then 16 in generate", int, 1)
-    length: int = option(None, "tokens; default: 256 a row in train-step, at most 512 a review in epoch", int, 2)
+    batch_size: int = option(
+        None, "rows; default: 4 in train-step, 8 in epoch, 1 and then 16 in generate", int, 1
+    )
+    length: int = option(
+        None, "tokens; default: 256 a row in train-step, at most 512 a review in epoch", int, 2
+    )
     prompt_tokens: int = option(64, "tokens of a prompt in generate", low=1)
     new_tokens: int = option(256, "tokens written after it", low=1)
     rows: int = option(2000, "reviews in epoch", low=1)
     repeat: int = option(5, "turns that count", low=1)
-    data: str = option("data/imdb", "what epoch, load, tokenize and baseline read, as in the training scripts")
+    data: str = option(
+        "data/imdb", "what epoch, load, tokenize and baseline read, as in the training scripts"
+    )
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    precision: str = option("auto", "of products; of weights in generate", choices=("auto", "fp32", "bf16", "fp16"))
+    precision: str = option(
+        "auto", "of products; of weights in generate", choices=("auto", "fp32", "bf16", "fp16")
+    )
     compile: str = option("auto", "torch.compile, in training", choices=("auto", "on", "off"))
-    train: str = option("full", "weights that train-step trains; with lora no peer takes part", choices=("full", "lora"))
-    checkpoint_activations: bool = option(False, "in train-step: recompute blocks in the backward pass, without peers")
+    train: str = option(
+        "full",
+        "weights that train-step trains; with lora no peer takes part",
+        choices=("full", "lora"),
+    )
+    checkpoint_activations: bool = option(
+        False, "in train-step: recompute blocks in the backward pass, without peers"
+    )
     nanogpt: str = option(None, "a folder with nanoGPT's model.py", str)
     no_peers: bool = option(False, "measure gptft alone")
     json: str = option(None, "also write the figures to this file", str)
 
     def config(self):
         """The GPT2Config, without dropout. Raises UserError for an impossible shape."""
-        shape = {name: getattr(self, name) for name in ("n_layer", "n_head", "n_embd") if getattr(self, name)}
+        shape = {
+            name: getattr(self, name)
+            for name in ("n_layer", "n_head", "n_embd")
+            if getattr(self, name)
+        }
         try:
             return dataclasses.replace(GPT2Config.named(self.model), **shape, dropout=0.0)
         except ValueError as error:
@@ -110,26 +134,39 @@ def hardware_of(options):
 def ours(options, task="lm"):
     """The weights that all contenders share, drawn with a fixed seed -> GPT2 or GPT2Classifier."""
     torch.manual_seed(0)
-    return GPT2(options.config()) if task == "lm" else GPT2Classifier(options.config(), class_names=["neg", "pos"])
+    return (
+        GPT2(options.config())
+        if task == "lm"
+        else GPT2Classifier(options.config(), class_names=["neg", "pos"])
+    )
 
 
 def theirs(options, task="lm", **settings):
     """The same weights as transformers' model, and its tokenizer."""
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
-    cls = transformers.GPT2LMHeadModel if task == "lm" else transformers.GPT2ForSequenceClassification
+    cls = (
+        transformers.GPT2LMHeadModel if task == "lm" else transformers.GPT2ForSequenceClassification
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_model(ours(options, task), folder)
-        model = cls.from_pretrained(folder, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **settings)
+        model = cls.from_pretrained(
+            folder, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **settings
+        )
         return model, transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def nanogpt(options):
     """The same weights as nanoGPT's model, from the folder --nanogpt."""
-    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(options.nanogpt, "model.py"))
+    spec = importlib.util.spec_from_file_location(
+        "nanogpt_model", Path(options.nanogpt, "model.py")
+    )
     module, config = importlib.util.module_from_spec(spec), options.config()
     spec.loader.exec_module(module)
-    shape = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")}
+    shape = {
+        name: getattr(config, name)
+        for name in ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")
+    }
     model = module.GPT(module.GPTConfig(block_size=config.n_positions, bias=True, **shape))
     weights = {f"transformer.{name}": weight for name, weight in ours(options).state_dict().items()}
     model.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]})
@@ -137,7 +174,9 @@ def nanogpt(options):
 
 
 def random_ids(options, B, T):
-    return torch.randint(options.config().vocab_size, (B, T), generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        options.config().vocab_size, (B, T), generator=torch.Generator().manual_seed(1)
+    )
 
 
 def train_step(options, who, task, B, T):
@@ -154,20 +193,32 @@ def train_step(options, who, task, B, T):
         learned = (rows[:, None] * T + torch.arange(T - 1)).flatten()
         batch, loss_of = LMBatch(ids, ids, learned, rows, len(learned), B * T), language_loss
         if task == "classifier":
-            batch, loss_of = ClassifierBatch(ids, torch.full((B,), T), rows % 2, rows, B, B * T), classification_loss
+            batch, loss_of = (
+                ClassifierBatch(ids, torch.full((B,), T), rows % 2, rows, B, B * T),
+                classification_loss,
+            )
         batch = hardware.put(batch)
         loss = lambda module: loss_of(module, batch) / batch.n  # noqa: E731
     elif who == "nanoGPT":
         model = nanogpt(options)
         loss = lambda module: module(on_device, on_device.roll(-1, 1))[1]  # noqa: E731
     else:  # gelu_new is the same function, in eight kernels
-        model, _ = theirs(options, task, activation_function="gelu_pytorch_tanh" if "best" in who else "gelu_new")
+        model, _ = theirs(
+            options, task, activation_function="gelu_pytorch_tanh" if "best" in who else "gelu_new"
+        )
         inputs = dict(input_ids=on_device, attention_mask=torch.ones_like(on_device), labels=labels)
         loss = lambda module: module(**inputs).loss  # noqa: E731
     model.to(hardware.device).train()
-    optimizer = build_optimizer(model, TrainOptions(learning_rate=1e-5, weight_decay=0.1), hardware.type)
-    compiled = hardware.compile and who != "transformers" or who == "nanoGPT"  # which compiles by default
-    module, scaler = torch.compile(model, dynamic=who == "gptft" or None) if compiled else model, hardware.scaler()
+    optimizer = build_optimizer(
+        model, TrainOptions(learning_rate=1e-5, weight_decay=0.1), hardware.type
+    )
+    compiled = (
+        hardware.compile and who != "transformers" or who == "nanoGPT"
+    )  # which compiles by default
+    module, scaler = (
+        torch.compile(model, dynamic=who == "gptft" or None) if compiled else model,
+        hardware.scaler(),
+    )
 
     def step():
         with hardware.autocast():
@@ -191,25 +242,52 @@ def epoch(options, who, B, length):
     flops = (tokens * flops_per_token(options.config(), tokens, head=False)).sum()
     if who == "gptft":
         training = TrainOptions(epochs=1, batch_size=B, dropout=0.0, max_length=length, **recipe)
-        batches, model = TrainBatches(dataset, classifier_batch, Tokenizer().eot, training), ours(options, "classifier")
+        batches, model = (
+            TrainBatches(dataset, classifier_batch, Tokenizer().eot, training),
+            ours(options, "classifier"),
+        )
 
         def train(folder):
             run = Run(folder)
             run.save_state = lambda state: None
-            return fit(model.to(hardware.device), batches, classification_loss, lambda model: {"loss": 0.0},
-                       lambda metrics: (0,), training, hardware, run).seconds  # fmt: skip
+            return fit(
+                model.to(hardware.device),
+                batches,
+                classification_loss,
+                lambda model: {"loss": 0.0},
+                lambda metrics: (0,),
+                training,
+                hardware,
+                run,
+            ).seconds
     else:
-        transformers, (model, tokenizer) = importlib.import_module("transformers"), theirs(options, "classifier")
+        transformers, (model, tokenizer) = (
+            importlib.import_module("transformers"),
+            theirs(options, "classifier"),
+        )
         examples = [{"input_ids": ids.tolist(), "labels": label} for ids, label in dataset]
         recipe |= {"train_sampling_strategy": "group_by_length"} if "best" in who else {}
 
         def train(folder):
             arguments = transformers.TrainingArguments(
-                folder, per_device_train_batch_size=B, num_train_epochs=1, use_cpu=hardware.type == "cpu", report_to=[],
-                bf16=hardware.precision == "bf16", fp16=hardware.precision == "fp16", torch_compile=hardware.compile,
-                save_strategy="no", disable_tqdm=True, **recipe)  # fmt: skip
-            collate = transformers.DataCollatorWithPadding(tokenizer)  # to the longest row of the batch
-            trainer = transformers.Trainer(model, arguments, train_dataset=examples, data_collator=collate)
+                folder,
+                per_device_train_batch_size=B,
+                num_train_epochs=1,
+                use_cpu=hardware.type == "cpu",
+                report_to=[],
+                bf16=hardware.precision == "bf16",
+                fp16=hardware.precision == "fp16",
+                torch_compile=hardware.compile,
+                save_strategy="no",
+                disable_tqdm=True,
+                **recipe,
+            )
+            collate = transformers.DataCollatorWithPadding(
+                tokenizer
+            )  # to the longest row of the batch
+            trainer = transformers.Trainer(
+                model, arguments, train_dataset=examples, data_collator=collate
+            )
             return trainer.train().metrics["train_runtime"]
 
     def run():
@@ -222,13 +300,22 @@ def epoch(options, who, B, length):
 def text(options, who, B):
     """Only the time is compared here; tests/test_generate.py compares the ids."""
     hardware, ids = hardware_of(options), random_ids(options, B, options.prompt_tokens)
-    model = (ours(options) if who == "gptft" else theirs(options)[0]).to(hardware.device, hardware.dtype).eval()
+    model = (
+        (ours(options) if who == "gptft" else theirs(options)[0])
+        .to(hardware.device, hardware.dtype)
+        .eval()
+    )
     if who == "gptft":
         return lambda: generate(model, ids.tolist(), options.new_tokens, temperature=0)
     model.generation_config.eos_token_id = None  # random weights should not end early
     ids = ids.to(hardware.device)
-    return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=options.new_tokens,
-                                  do_sample=False, pad_token_id=0)  # fmt: skip
+    return lambda: model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=options.new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
 
 
 def loading(options, who, folder):
@@ -247,7 +334,10 @@ def loading(options, who, folder):
         cls = importlib.import_module("transformers").GPT2LMHeadModel
         return lambda: cls.from_pretrained(folder)
     if who == "json alone":
-        return lambda: [[json.loads(line) for line in open(file, encoding="utf-8")] for file in files_of(options)]
+        return lambda: [
+            [json.loads(line) for line in open(file, encoding="utf-8")]
+            for file in files_of(options)
+        ]
     return lambda: np.fromfile(Path(folder, "model.safetensors"), np.uint8)
 
 
@@ -281,7 +371,9 @@ def races(part, options, flops, memory, precision):
     first unit. flops, memory: the roofline, in flop/s and bytes/s."""
     config, shape = options.config(), f"{options.model}, {precision}"
     plain = options.train == "full" and not options.checkpoint_activations  # what peers do, too
-    has = [peer for peer in PEERS if not options.no_peers and plain and importlib.util.find_spec(peer)]
+    has = [
+        peer for peer in PEERS if not options.no_peers and plain and importlib.util.find_spec(peer)
+    ]
     peers = [peer for peer in has if peer == "transformers"]
     if part == "train-step":
         B, T = options.batch_size or 4, options.length or 256
@@ -293,9 +385,16 @@ def races(part, options, flops, memory, precision):
             yield f"train-step, {task}, {shape}, {B} x {T}", contenders, {"tokens/s": B * T}, limit
     elif part == "epoch":
         B, length = options.batch_size or 8, options.length or 512
-        names = ["gptft", "Trainer", "Trainer, best"] if "accelerate" in has and peers else ["gptft"]
+        names = (
+            ["gptft", "Trainer", "Trainer, best"] if "accelerate" in has and peers else ["gptft"]
+        )
         contenders = {name: (epoch, options, name, B, length) for name in names}
-        yield f"epoch, {options.rows} reviews, {shape}, batch {B}", contenders, {"reviews/s": options.rows}, flops
+        yield (
+            f"epoch, {options.rows} reviews, {shape}, batch {B}",
+            contenders,
+            {"reviews/s": options.rows},
+            flops,
+        )
     elif part == "generate":
         for B in [options.batch_size] if options.batch_size else [1, 16]:
             title = f"generate, {shape}, {B} x ({options.prompt_tokens} + {options.new_tokens})"
@@ -305,7 +404,10 @@ def races(part, options, flops, memory, precision):
     elif part == "load":
         with tempfile.TemporaryDirectory() as folder:
             take_turns({"": (loading, options, "saving", folder)}, 1)
-            contenders = {name: (loading, options, name, folder) for name in ["gptft", "plain reading", *peers]}
+            contenders = {
+                name: (loading, options, name, folder)
+                for name in ["gptft", "plain reading", *peers]
+            }
             size = Path(folder, "model.safetensors").stat().st_size
             yield f"load, {options.model}", contenders, {"GB/s": size / 1e9}, None
         size = sum(file.stat().st_size for file in files_of(options))
@@ -315,8 +417,18 @@ def races(part, options, flops, memory, precision):
         contenders = {name: (tokenizing, options, name) for name in ("gptft", "tiktoken alone")}
         yield f"tokenize, {options.data}", contenders, {}, None
     elif part == "baseline":
-        words = (str(ROOT / "scripts" / "train_logreg.py"), "--data", options.data, "--out", "OUT", "--features")
-        contenders = {f"gptft, {features}": (whole_command, *words, features) for features in ("unigram", "nbsvm")}
+        words = (
+            str(ROOT / "scripts" / "train_logreg.py"),
+            "--data",
+            options.data,
+            "--out",
+            "OUT",
+            "--features",
+        )
+        contenders = {
+            f"gptft, {features}": (whole_command, *words, features)
+            for features in ("unigram", "nbsvm")
+        }
         if "sklearn" in has:
             contenders["scikit-learn"] = (whole_command, "-c", SCIKIT_LEARN, options.data)
         yield f"baseline, {options.data}", contenders, {}, None
@@ -332,15 +444,28 @@ def main(argv):
     options.config()  # an impossible shape is said at once
     ((name, product, memory, precision, why), _, _) = take_turns({"": (rates, options)}, 1)[""][0]
     flops = next((rate for part, rate in NOMINAL.items() if part in name), product)
-    print(f"{name}; computing on {why}\nroofline: products {product / 1e9:,.1f} GFLOP/s (the limit is taken as "
-          f"{flops / 1e9:,.1f}), reading {memory / 1e9:,.1f} GB/s", flush=True)  # fmt: skip
+    print(
+        f"{name}; computing on {why}\nroofline: products {product / 1e9:,.1f} GFLOP/s (the limit is taken as "
+        f"{flops / 1e9:,.1f}), reading {memory / 1e9:,.1f} GB/s",
+        flush=True,
+    )
     rows = []
     for part in args.parts:
         for arguments in races(part, options, flops, memory, precision):
-            rows += [{"part": part} | row for row in race(*arguments, options.repeat, warm_up=part != "epoch")]
+            rows += [
+                {"part": part} | row
+                for row in race(*arguments, options.repeat, warm_up=part != "epoch")
+            ]
     if options.json:
-        machine = {"device": name, "computing": why, "flops_per_second": product, "bytes_per_second": memory}
-        machine["versions"] = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+        machine = {
+            "device": name,
+            "computing": why,
+            "flops_per_second": product,
+            "bytes_per_second": memory,
+        }
+        machine["versions"] = {
+            d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
+        }
         write_text(options.json, json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 
 

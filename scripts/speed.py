@@ -52,7 +52,10 @@ def whole_command(*words):
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, *(f"{folder}/out" if word == "OUT" else word for word in words)]
+            command = [
+                sys.executable,
+                *(f"{folder}/out" if word == "OUT" else word for word in words),
+            ]
             subprocess.run(command, check=True, capture_output=True)
 
     return run
@@ -62,8 +65,13 @@ def roofline(device, dtype, n, n_bytes):
     """-> flop/s of a product of two (n, n) matrices, bytes/s of reading n_bytes: each the best of 12 turns."""
     import torch
 
-    a, numbers = torch.ones(n, n, device=device, dtype=dtype), torch.ones(n_bytes // 4, device=device)
-    product, reading = (min(timed(run)[1] for _ in range(12)) for run in (lambda: a @ a, numbers.sum))
+    a, numbers = (
+        torch.ones(n, n, device=device, dtype=dtype),
+        torch.ones(n_bytes // 4, device=device),
+    )
+    product, reading = (
+        min(timed(run)[1] for _ in range(12)) for run in (lambda: a @ a, numbers.sum)
+    )
     return 2 * n**3 / product, n_bytes / reading
 
 
@@ -74,7 +82,11 @@ def _serve(pipe, build, args):
         while pipe.recv():
             pipe.send(timed(run))
     except Exception as error:
-        pipe.send(error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}"))
+        pipe.send(
+            error
+            if isinstance(error, UserError)
+            else RuntimeError(f"{type(error).__name__}: {error}")
+        )
 
 
 def take_turns(contenders, n_turns):
@@ -82,7 +94,11 @@ def take_turns(contenders, n_turns):
 
     build(*args) is called in the contender's process, untimed, and returns the function that a turn calls.
     """
-    context, pipes, turns = multiprocessing.get_context("spawn"), {}, {name: [] for name in contenders}
+    context, pipes, turns = (
+        multiprocessing.get_context("spawn"),
+        {},
+        {name: [] for name in contenders},
+    )
     for name, (build, *args) in contenders.items():
         pipes[name], end = context.Pipe()
         context.Process(target=_serve, args=(end, build, args), daemon=True).start()
@@ -114,10 +130,25 @@ def race(title, contenders, work, limit, repeat, warm_up=True):
         allowed = limit * result[1] / result[2] if result else limit
         rates = {unit: amount / median for unit, amount in amounts.items()}
         share = next(iter(rates.values())) / allowed if allowed else None
-        rows.append({"what": title, "who": name, "seconds": median, "shortest": min(times), "longest": max(times),
-                     "ratio": median / rows[0]["seconds"] if rows else 1.0, "peak_bytes": held, "rates": rates,
-                     "utilisation": share})  # fmt: skip
-        words = [f"{rate:,.4g} {unit}" for unit, rate in rates.items()] + ([f"{share:.1%} of the limit"] if share else [])
-        print(f"  {name:18} {median:8.4g} s  {min(times):.4g}..{max(times):.4g}  {rows[-1]['ratio']:.2f} x  "
-              f"{(held or 0) / 1e9:.2f} GB  {', '.join(words)}", flush=True)  # fmt: skip
+        rows.append(
+            {
+                "what": title,
+                "who": name,
+                "seconds": median,
+                "shortest": min(times),
+                "longest": max(times),
+                "ratio": median / rows[0]["seconds"] if rows else 1.0,
+                "peak_bytes": held,
+                "rates": rates,
+                "utilisation": share,
+            }
+        )
+        words = [f"{rate:,.4g} {unit}" for unit, rate in rates.items()] + (
+            [f"{share:.1%} of the limit"] if share else []
+        )
+        print(
+            f"  {name:18} {median:8.4g} s  {min(times):.4g}..{max(times):.4g}  {rows[-1]['ratio']:.2f} x  "
+            f"{(held or 0) / 1e9:.2f} GB  {', '.join(words)}",
+            flush=True,
+        )
     return rows

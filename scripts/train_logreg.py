@@ -20,14 +20,32 @@ REAL_RUN = """nothing named: the bundled reviews. The real run:
 
 def parse(argv):
     parser = Parser(prog="scripts/train_logreg.py", description=__doc__)
-    parser.add_argument("--data", default="sample", help="sample (bundled), a prepared folder such as data/imdb, or a "
-                        ".jsonl, .csv or .json file with fields text and label (default: sample)")  # fmt: skip
-    parser.add_argument("--features", choices=("nbsvm", "unigram"), default="nbsvm", help="see above (default: nbsvm)")
-    parser.add_argument("--C", type=float, metavar="X", help="inverse strength of the L2 penalty, as in scikit-learn; "
-                        "default: the one with the lowest loss on val")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a split that is made here (default: 0)")
+    parser.add_argument(
+        "--data",
+        default="sample",
+        help="sample (bundled), a prepared folder such as data/imdb, or a "
+        ".jsonl, .csv or .json file with fields text and label (default: sample)",
+    )
+    parser.add_argument(
+        "--features",
+        choices=("nbsvm", "unigram"),
+        default="nbsvm",
+        help="see above (default: nbsvm)",
+    )
+    parser.add_argument(
+        "--C",
+        type=float,
+        metavar="X",
+        help="inverse strength of the L2 penalty, as in scikit-learn; "
+        "default: the one with the lowest loss on val",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of a split that is made here (default: 0)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="throw away what is in --out")
-    parser.add_argument("--out", default="runs/logreg", metavar="NAME", help="run folder (default: runs/logreg)")
+    parser.add_argument(
+        "--out", default="runs/logreg", metavar="NAME", help="run folder (default: runs/logreg)"
+    )
     args = parser.parse_args(argv)
     if args.C is not None and not 0 < args.C < float("inf"):
         raise UserError(f"--C must be a number above 0, got {args.C}")
@@ -56,36 +74,80 @@ def main(argv):
     reading = time.perf_counter()
     reviews = load_reviews(args.data, args.seed)
     reading = round(time.perf_counter() - reading, 2)
-    run = open_run(args.out, ["python", "scripts/train_logreg.py", *argv], vars(args), overwrite=args.overwrite)
+    run = open_run(
+        args.out, ["python", "scripts/train_logreg.py", *argv], vars(args), overwrite=args.overwrite
+    )
     if args.data == "sample":
         print(REAL_RUN)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
-    print(*reviews.notes, f"data: {reviews.name}: {counts}", f"run folder: {run.folder}", sep="\n", flush=True)
+    print(
+        *reviews.notes,
+        f"data: {reviews.name}: {counts}",
+        f"run folder: {run.folder}",
+        sep="\n",
+        flush=True,
+    )
 
     nbsvm = args.features == "nbsvm"
-    baseline = train_baseline(reviews, args.features, args.C, refit=nbsvm, say=lambda text: print(text, flush=True))
+    baseline = train_baseline(
+        reviews, args.features, args.C, refit=nbsvm, say=lambda text: print(text, flush=True)
+    )
     model, test = baseline.fit.model, (reviews.splits["test"], baseline.log_probs["test"])
     writing = time.perf_counter()
     run.write_predictions(prediction_rows(*test), example_rows(*test))
-    arrays = model._asdict() | {"ngrams": baseline.bag.ngrams, "words": np.array("\n".join(baseline.words)),
-                                "classes": np.array(reviews.classes)}  # fmt: skip
+    arrays = model._asdict() | {
+        "ngrams": baseline.bag.ngrams,
+        "words": np.array("\n".join(baseline.words)),
+        "classes": np.array(reviews.classes),
+    }
     write_atomic(run.folder / "model.npz", lambda file: np.savez(file, **arrays))
-    strongest = {name: baseline.bag.names(model.strongest(k, 12), baseline.words) for k, name in enumerate(reviews.classes)}
-    seconds = {"reading": reading} | baseline.seconds | {"writing": round(time.perf_counter() - writing, 2)}
+    strongest = {
+        name: baseline.bag.names(model.strongest(k, 12), baseline.words)
+        for k, name in enumerate(reviews.classes)
+    }
+    seconds = (
+        {"reading": reading}
+        | baseline.seconds
+        | {"writing": round(time.perf_counter() - writing, 2)}
+    )
     total, memory = time.perf_counter() - begun, peak_memory()
-    run.write_results({
-        "task": "classification", "model": args.features, "data": reviews.name, "classes": reviews.classes,
-        "device": "cpu", "precision": "fp64", "seconds": round(total, 2), "phase_seconds": seconds,
-        "tokens_per_second": round(baseline.n_words / total), "peak_memory_bytes": memory,
-        "C": baseline.fit.C, "converged": baseline.fit.converged, "strongest": strongest, **baseline.tables,
-    })  # fmt: skip
+    run.write_results(
+        {
+            "task": "classification",
+            "model": args.features,
+            "data": reviews.name,
+            "classes": reviews.classes,
+            "device": "cpu",
+            "precision": "fp64",
+            "seconds": round(total, 2),
+            "phase_seconds": seconds,
+            "tokens_per_second": round(baseline.n_words / total),
+            "peak_memory_bytes": memory,
+            "C": baseline.fit.C,
+            "converged": baseline.fit.converged,
+            "strongest": strongest,
+            **baseline.tables,
+        }
+    )
     write_page(run.folder)
 
-    print(f"\nC {baseline.fit.C:.4g}, trained on train alone" + (" (test_refit: on train and val)" if nbsvm else ""))
-    print(classification_table(baseline.tables, reviews.classes), "\n\nwhat speaks most for each class:", sep="")
+    print(
+        f"\nC {baseline.fit.C:.4g}, trained on train alone"
+        + (" (test_refit: on train and val)" if nbsvm else "")
+    )
+    print(
+        classification_table(baseline.tables, reviews.classes),
+        "\n\nwhat speaks most for each class:",
+        sep="",
+    )
     print(*(f"  {name}: " + " | ".join(ngrams) for name, ngrams in strongest.items()), sep="\n")
-    print("\n" + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()) + f"; in all {total:.1f} s"
-          + (f", at most {memory / 1e9:.2f} GB of memory" if memory else "") + f"\npage: {run.folder / 'report.html'}")  # fmt: skip
+    print(
+        "\n"
+        + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+        + f"; in all {total:.1f} s"
+        + (f", at most {memory / 1e9:.2f} GB of memory" if memory else "")
+        + f"\npage: {run.folder / 'report.html'}"
+    )
 
 
 if __name__ == "__main__":

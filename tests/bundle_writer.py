@@ -39,7 +39,9 @@ def block(pairs, restart_interval=16):
         else:
             while shared < min(len(key), len(last)) and key[shared] == last[shared]:
                 shared += 1
-        content += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        content += (
+            varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        )
         last = key
     for offset in [*(restarts or [0]), len(restarts or [0])]:
         content += offset.to_bytes(4, "little")
@@ -85,7 +87,13 @@ def finish(data_blocks, index_block):
     metaindex = block([])
     footer = varint(len(data_blocks)) + varint(len(metaindex) - 5)
     footer += varint(len(data_blocks) + len(metaindex)) + varint(len(index_block) - 5)
-    return data_blocks + metaindex + index_block + footer.ljust(40, b"\0") + (0xDB4775248B80FB57).to_bytes(8, "little")
+    return (
+        data_blocks
+        + metaindex
+        + index_block
+        + footer.ljust(40, b"\0")
+        + (0xDB4775248B80FB57).to_bytes(8, "little")
+    )
 
 
 def entry(array, shard, offset, crc):
@@ -119,7 +127,9 @@ def random_gpt2(config, seed=0, dtype="f4"):
     generator = np.random.default_rng(seed)
     for name, shape, is_matrix in sorted(weight_table(config).values()):
         shape = (1, *shape[::-1]) if is_matrix else shape
-        array = 0.02 * generator.standard_normal(shape, np.float32) + (1 if name.endswith("/g") else 0)
+        array = 0.02 * generator.standard_normal(shape, np.float32) + (
+            1 if name.endswith("/g") else 0
+        )
         yield name, array.astype(dtype)
 
 

@@ -22,12 +22,25 @@ TINY = "--n-layer 2 --n-head 2 --n-embd 32 --n-positions 128"
 STEPS = "--max-steps 20 --eval-every 1 --save-every 20 --batch-size 4 --micro-batch-size 3 --learning-rate 1e-3"
 STEPS += " --weight-decay 0.1 --warmup 0.1 --dropout 0.1 --seed 0 --device cpu --precision fp32 --compile off --epochs 9"
 SCRIPTS = {  # name -> (script, data, its flags)
-    "finetune_imdb": ("finetune_imdb.py", "reviews.jsonl", "--max-length 48 --truncate head+tail --pooling last"),
-    "finetune_alpaca": ("finetune_alpaca.py", "instructions.jsonl", "--max-length 96 --test-prompts 2"),
+    "finetune_imdb": (
+        "finetune_imdb.py",
+        "reviews.jsonl",
+        "--max-length 48 --truncate head+tail --pooling last",
+    ),
+    "finetune_alpaca": (
+        "finetune_alpaca.py",
+        "instructions.jsonl",
+        "--max-length 96 --test-prompts 2",
+    ),
     "pretrain": ("pretrain.py", "reviews.jsonl", "--max-length 32"),
 }
 MODELS = {"tiny": TINY, "mini": "--model mini"}
-PROMPTS = ["The film", "I never thought that a film about", "Once", "Worst. Ending. Ever, and the music was"]
+PROMPTS = [
+    "The film",
+    "I never thought that a film about",
+    "Once",
+    "Worst. Ending. Ever, and the music was",
+]
 
 
 def own_file(name, folder):
@@ -83,7 +96,10 @@ def training(name, model):
     script, data, flags = SCRIPTS[name]
     with tempfile.TemporaryDirectory() as folder:
         words = f"--data {own_file(data, folder)} {MODELS[model]} {flags} {STEPS}".split()
-        if (name, model) == ("finetune_alpaca", "mini"):  # its answers to 140 tasks would take a minute
+        if (name, model) == (
+            "finetune_alpaca",
+            "mini",
+        ):  # its answers to 140 tasks would take a minute
             return losses(run_training_only(script, *words))
         results, log = run_script(script, *words)
     keep = ("train", "val", "test", "tasks", "best_step")
@@ -104,7 +120,11 @@ def losses(log):
 def baseline(features):
     """C, accuracies and the ten strongest features of each class, on the bundled reviews."""
     results, _ = run_script("train_logreg.py", "--features", features)
-    accuracy = {split: m["accuracy"] for split, m in results.items() if isinstance(m, dict) and "accuracy" in m}
+    accuracy = {
+        split: m["accuracy"]
+        for split, m in results.items()
+        if isinstance(m, dict) and "accuracy" in m
+    }
     strongest = {name: ngrams[:10] for name, ngrams in results["strongest"].items()}
     return {"C": results["C"], "accuracy": accuracy, "strongest": strongest}
 
@@ -119,7 +139,10 @@ def splits():
         return {split: [row.id for row in rows] for split, rows in source.splits.items()}
 
     with tempfile.TemporaryDirectory() as folder:
-        reviews, instructions = own_file("reviews.jsonl", folder), own_file("instructions.jsonl", folder)
+        reviews, instructions = (
+            own_file("reviews.jsonl", folder),
+            own_file("instructions.jsonl", folder),
+        )
         found = {
             "sample reviews": ids(load_reviews("sample", 0)),
             "sample instructions": ids(load_instructions("sample", 0)),
@@ -147,10 +170,16 @@ def generation():
         prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
         return {
             "greedy": generate(model, prompts, 24, temperature=0, eos_id=tokenizer.eot),
-            "penalty": generate(model, prompts, 24, temperature=0, repetition_penalty=1.3, eos_id=tokenizer.eot),
+            "penalty": generate(
+                model, prompts, 24, temperature=0, repetition_penalty=1.3, eos_id=tokenizer.eot
+            ),
             "sampled": generate(model, prompts, 24, seed=1, eos_id=tokenizer.eot),
-            "top-k": generate(model, prompts, 24, temperature=0.8, top_k=20, seed=6, eos_id=tokenizer.eot),
-            "top-p": generate(model, prompts, 24, temperature=0.9, top_p=0.9, seed=7, eos_id=tokenizer.eot),
+            "top-k": generate(
+                model, prompts, 24, temperature=0.8, top_k=20, seed=6, eos_id=tokenizer.eot
+            ),
+            "top-p": generate(
+                model, prompts, 24, temperature=0.9, top_p=0.9, seed=7, eos_id=tokenizer.eot
+            ),
         }
     finally:
         torch.set_num_threads(threads)

@@ -37,7 +37,15 @@ def live(run, output):
         os.dup2(file, 1)
         os.dup2(file, 2)
         torch.set_num_threads(1)
-        train(run, toy_model(0.3), micro_batch_size=3, save_every=2, eval_every=5, log_every=1, resume=(run / STATE).exists())
+        train(
+            run,
+            toy_model(0.3),
+            micro_batch_size=3,
+            save_every=2,
+            eval_every=5,
+            log_every=1,
+            resume=(run / STATE).exists(),
+        )
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -73,11 +81,30 @@ def kill_somewhere(pid, run, rng, in_a_save, longest):
 def same_bits(a, b):
     """Compare all that two finished runs leave, but for times -> list of what differs."""
     states = [torch.load(run / STATE, weights_only=True) for run in (a, b)]
-    wrong = [f"state: {name}" for name in states[0]["model"] if not torch.equal(*(state["model"][name] for state in states))]
-    moments = [[value for group in state["optimizer"]["state"].values() for value in group.values()] for state in states]
-    wrong += ["state: optimizer" for one, other in zip(*moments, strict=True) if not torch.equal(one, other)]
-    wrong += ["model.safetensors"] * ((a / "model.safetensors").read_bytes() != (b / "model.safetensors").read_bytes())
-    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()] for run in (a, b)]
+    wrong = [
+        f"state: {name}"
+        for name in states[0]["model"]
+        if not torch.equal(*(state["model"][name] for state in states))
+    ]
+    moments = [
+        [value for group in state["optimizer"]["state"].values() for value in group.values()]
+        for state in states
+    ]
+    wrong += [
+        "state: optimizer"
+        for one, other in zip(*moments, strict=True)
+        if not torch.equal(one, other)
+    ]
+    wrong += ["model.safetensors"] * (
+        (a / "model.safetensors").read_bytes() != (b / "model.safetensors").read_bytes()
+    )
+    logs = [
+        [
+            json.loads(line)
+            for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for run in (a, b)
+    ]
     steps = [[(row["step"], row.get("loss"), row.get("val")) for row in log] for log in logs]
     return wrong + ["metrics.jsonl"] * (steps[0] != steps[1])
 
@@ -99,7 +126,11 @@ def campaign(count, folder, seed=0):
         cut = False
         while cut is not None:
             begun, pid = time.monotonic(), live(run, output)
-            cut = kill_somewhere(pid, run, rng, kills % 2 == 0, longest) if kills < count else end(pid)
+            cut = (
+                kill_somewhere(pid, run, rng, kills % 2 == 0, longest)
+                if kills < count
+                else end(pid)
+            )
             kills, in_saves = kills + (cut is not None), in_saves + bool(cut)
         longest = min(longest, time.monotonic() - begun)  # the machine may be less busy than it was
         wrong = same_bits(folder / "straight", run)
@@ -116,7 +147,9 @@ def main():
             kills, in_saves, runs = campaign(count, Path(folder))
         except AssertionError as error:
             sys.exit(f"{(Path(folder) / 'output').read_text(encoding='utf-8')}\n{error}")
-    print(f"{kills} kills, {in_saves} of them in the middle of a save; {runs} runs resumed and ended with the same bits")
+    print(
+        f"{kills} kills, {in_saves} of them in the middle of a save; {runs} runs resumed and ended with the same bits"
+    )
 
 
 if __name__ == "__main__":

@@ -64,9 +64,15 @@ def cut(generator, content):
 
 def splice(generator, content):
     """Copy a piece of the file over, or into, another place."""
-    source, target, size = place(generator, content), place(generator, content), int(generator.integers(1, 200))
+    source, target, size = (
+        place(generator, content),
+        place(generator, content),
+        int(generator.integers(1, 200)),
+    )
     piece = content[source : source + size]
-    return content[:target] + piece + content[target + (len(piece) if generator.integers(2) else 0) :]
+    return (
+        content[:target] + piece + content[target + (len(piece) if generator.integers(2) else 0) :]
+    )
 
 
 def enlarge(generator, content):
@@ -81,7 +87,11 @@ def enlarge(generator, content):
 
 def fill(generator, content):
     at, size = place(generator, content), int(generator.integers(1, 300))
-    return content[:at] + bytes([generator.choice([0, 255])]) * min(size, len(content) - at) + content[at + size :]
+    return (
+        content[:at]
+        + bytes([generator.choice([0, 255])]) * min(size, len(content) - at)
+        + content[at + size :]
+    )
 
 
 MUTATIONS = (flip, cut, splice, enlarge, fill)
@@ -92,7 +102,9 @@ def mutate_and_reseal(generator, content):
     end = first_varint(content[-48:])  # the metaindex begins where the data block ends
     block = bytearray(content[: end - 5])
     for _ in range(generator.integers(1, 5)):
-        block[generator.integers(len(block))] = generator.choice([0, 1, 127, 128, 255, generator.integers(256)])
+        block[generator.integers(len(block))] = generator.choice(
+            [0, 1, 127, 128, 255, generator.integers(256)]
+        )
     return seal(bytes(block)) + content[end:]
 
 
@@ -130,7 +142,9 @@ class Watched:
         allocated = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         self.largest = max(self.largest, allocated)
-        assert allocated < 4 * size + 16_000_000, f"{kind}: {allocated} bytes allocated for a file of {size}"
+        assert allocated < 4 * size + 16_000_000, (
+            f"{kind}: {allocated} bytes allocated for a file of {size}"
+        )
         if outcome == "read":
             check(result)
         self.outcomes[kind, outcome] += 1
@@ -168,10 +182,14 @@ def damage_bundles(count, folder, seed=0):
     watched, originals = Watched(), bundles(folder)
     for i in range(count):
         kind = ("index", "index", "data", "resealed index")[i % 4]
-        copy, variables = originals[0 if kind == "resealed index" else generator.choice(3, p=[0.45, 0.5, 0.05])]
+        copy, variables = originals[
+            0 if kind == "resealed index" else generator.choice(3, p=[0.45, 0.5, 0.05])
+        ]
         path = copy / (DATA if kind == "data" else INDEX)
         content = path.read_bytes()
-        replace(path, (mutate_and_reseal if kind == "resealed index" else mutate)(generator, content))
+        replace(
+            path, (mutate_and_reseal if kind == "resealed index" else mutate)(generator, content)
+        )
         size = sum(file.stat().st_size for file in copy.iterdir())
         # What the resealed index says is law; otherwise everything read must be as it was.
         check = (lambda found: None) if kind == "resealed index" else same(variables)
@@ -184,9 +202,14 @@ def damage_safetensors(count, folder, seed=0):
     """Damage safetensors files, `count` times in all -> Watched. What is read must tile the file and be usable."""
     generator = np.random.default_rng(seed)
     watched, path = Watched(), folder / "damaged.safetensors"
-    originals = [(FIXTURES / name).read_bytes() for name in ("all_types.safetensors", "hf_lm/model.safetensors")]
+    originals = [
+        (FIXTURES / name).read_bytes()
+        for name in ("all_types.safetensors", "hf_lm/model.safetensors")
+    ]
     try:
-        from safetensors.torch import load_file as reference  # what we accept, the reference must read alike
+        from safetensors.torch import (
+            load_file as reference,
+        )  # what we accept, the reference must read alike
     except ImportError:
         reference = None
 
@@ -213,8 +236,10 @@ def main():
     for damage, share in ((damage_bundles, 0.75), (damage_safetensors, 0.25)):
         with tempfile.TemporaryDirectory() as folder:
             watched = damage(int(count * share), Path(folder), seed=1)
-        print(f"{damage.__name__}: {dict(watched.outcomes)}, slowest {watched.slowest:.3f} s, "
-              f"most allocated {watched.largest:,} bytes")  # fmt: skip
+        print(
+            f"{damage.__name__}: {dict(watched.outcomes)}, slowest {watched.slowest:.3f} s, "
+            f"most allocated {watched.largest:,} bytes"
+        )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,10 @@ class Toy:
         self.lengths = np.array([len(row) for row in self.rows])
         self.labels = np.array([int(row[0] < 25) for row in self.rows])
         learned = [np.arange(len(row)) >= rng.integers(0, len(row)) for row in self.rows]
-        self.kind, self.tokens = kind, [np.where(mask, row, -100) for mask, row in zip(learned, self.rows)]
+        self.kind, self.tokens = (
+            kind,
+            [np.where(mask, row, -100) for mask, row in zip(learned, self.rows)],
+        )
 
     def __len__(self):
         return len(self.rows)
@@ -66,14 +69,25 @@ class Toy:
 def gradients(folder):
     """Of all steps of an epoch: batches of 8, in micro-batches, a batch of 3, and, where the rows say so, of 1 row."""
     found = {}
-    kinds = (("classes", classification_loss, classifier_batch, GPT2Classifier), ("tokens", language_loss, lm_batch, GPT2))
+    kinds = (
+        ("classes", classification_loss, classifier_batch, GPT2Classifier),
+        ("tokens", language_loss, lm_batch, GPT2),
+    )
     for kind, loss, collate, model in kinds:
         for n in (27, 25):
             torch.manual_seed(5)
             model_ = model(CONFIG)
             if kind == "classes":
                 torch.nn.init.normal_(model_.score.weight)
-            options = TrainOptions(epochs=1, batch_size=8, micro_batch_size=3, learning_rate=0.0, weight_decay=0.0, dropout=0.0, clip=1e9)
+            options = TrainOptions(
+                epochs=1,
+                batch_size=8,
+                micro_batch_size=3,
+                learning_rate=0.0,
+                weight_decay=0.0,
+                dropout=0.0,
+                clip=1e9,
+            )
             batches = TrainBatches(Toy(kind, n), collate, 0, options)
             one = trainer._Trainer(model_, batches, loss, options, FP32, None)
             one.optimizer.zero_grad = lambda **_: None  # the gradient stays to be looked at
@@ -81,8 +95,12 @@ def gradients(folder):
                 one.train_step()
                 gradient = torch.cat([p.grad.flatten() for p in model_.parameters()])
                 rows = sorted(row for batch in batches.step(0, step) for row in batch.rows.tolist())
-                found[f"{kind} {n} {step}"] = {"gradient": gradient.tolist(), "rows": rows, "counts": one.pending[-1][4],
-                                               "loss": distributed.sum_over_processes(one.pending[-1][1].clone()).item()}  # fmt: skip
+                found[f"{kind} {n} {step}"] = {
+                    "gradient": gradient.tolist(),
+                    "rows": rows,
+                    "counts": one.pending[-1][4],
+                    "loss": distributed.sum_over_processes(one.pending[-1][1].clone()).item(),
+                }
                 for p in model_.parameters():
                     p.grad = None
     return found
@@ -95,15 +113,27 @@ def evaluation(folder):
     torch.nn.init.normal_(model.score.weight)
     for n in (41, 1):
         data = Toy("classes", n, seed=1)
-        seen = [row for batch in eval_batches(data, classifier_batch, 0, 4) for row in batch.rows.tolist()]
+        seen = [
+            row
+            for batch in eval_batches(data, classifier_batch, 0, 4)
+            for row in batch.rows.tolist()
+        ]
         with evaluating(model, FP32):
-            found[str(n)] = {"mine": seen, "rows": distributed.gather(seen), "log_probs": log_probabilities(model, data, 0, FP32).tolist()}
+            found[str(n)] = {
+                "mine": seen,
+                "rows": distributed.gather(seen),
+                "log_probs": log_probabilities(model, data, 0, FP32).tolist(),
+            }
     return found
 
 
 def script(module, *argv):
     def scene(folder):
-        evaluate.TASK_TOKENS, evaluate.RESPONSE_TOKENS, evaluate.load_tasks = 4, 8, lambda: load_tasks()[::50]
+        evaluate.TASK_TOKENS, evaluate.RESPONSE_TOKENS, evaluate.load_tasks = (
+            4,
+            8,
+            lambda: load_tasks()[::50],
+        )
         pretrain.EVAL_TOKENS, pretrain.NEW = 1000, 4
         out = folder / f"{module.__name__.removeprefix('scripts.')}-{os.environ['WORLD_SIZE']}"
         tiny = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 128 --precision fp32 --dropout 0 --learning-rate 0.003"
@@ -116,8 +146,22 @@ def toy_run(name, stop=None, die=None, **options):
     """Train in `folder / name`; the last process gets a SIGTERM after step `stop`, or a SIGKILL in step `die`."""
 
     def scene(folder):
-        settings = TrainOptions(**{**dict(epochs=2, batch_size=8, micro_batch_size=3, learning_rate=3e-3, weight_decay=0.1, dropout=0.3,
-                                          max_length=24, save_every=2, log_every=1), **options})  # fmt: skip
+        settings = TrainOptions(
+            **{
+                **dict(
+                    epochs=2,
+                    batch_size=8,
+                    micro_batch_size=3,
+                    learning_rate=3e-3,
+                    weight_decay=0.1,
+                    dropout=0.3,
+                    max_length=24,
+                    save_every=2,
+                    log_every=1,
+                ),
+                **options,
+            }
+        )
         torch.manual_seed(3)
         model = GPT2Classifier(dataclasses.replace(CONFIG, dropout=0.3))
         distributed.setup("cpu")
@@ -144,7 +188,16 @@ def toy_run(name, stop=None, die=None, **options):
                 if distributed.is_main():
                     open_run(run.folder, [], dataclasses.asdict(settings), settings.resume)
             batches = TrainBatches(Toy("classes", 27), classifier_batch, 0, settings)
-            trainer.fit(model, batches, classification_loss, score_val, lambda m: (-m["loss"],), settings, FP32, run)
+            trainer.fit(
+                model,
+                batches,
+                classification_loss,
+                score_val,
+                lambda m: (-m["loss"],),
+                settings,
+                FP32,
+                run,
+            )
 
         code = main([])
         return {"code": code, "draw": torch.rand(1).item()}
@@ -152,14 +205,39 @@ def toy_run(name, stop=None, die=None, **options):
     return scene
 
 
-SMALL = "--epochs 1 --batch-size 7 --max-length 48 --max-steps 6 --eval-every 3".split()
+SMALL = [
+    "--epochs",
+    "1",
+    "--batch-size",
+    "7",
+    "--max-length",
+    "48",
+    "--max-steps",
+    "6",
+    "--eval-every",
+    "3",
+]
 SCENES = {  # name: (processes, what they do)
-    "gradients-1": (1, gradients), "gradients-2": (2, gradients), "evaluation-1": (1, evaluation), "evaluation-2": (2, evaluation),
-    **{f"{module.__name__.removeprefix('scripts.')}-{n}": (n, script(module, *SMALL, *more)) for n in (1, 2) for module, more in (
-        (finetune_imdb, ["--micro-batch-size", "3"]), (finetune_alpaca, ["--test-prompts", "2"]), (pretrain, "--batch-size 3 --max-length 16".split()))},
-    "straight": (2, toy_run("straight")), "stopped": (2, toy_run("stopped", stop=3)), "resumed": (2, toy_run("stopped", resume=True)),
-    "refused": (2, toy_run("stopped")), "killed": (2, toy_run("killed", die=4)), "alone": (1, toy_run("killed", resume=True)),
-}  # fmt: skip
+    "gradients-1": (1, gradients),
+    "gradients-2": (2, gradients),
+    "evaluation-1": (1, evaluation),
+    "evaluation-2": (2, evaluation),
+    **{
+        f"{module.__name__.removeprefix('scripts.')}-{n}": (n, script(module, *SMALL, *more))
+        for n in (1, 2)
+        for module, more in (
+            (finetune_imdb, ["--micro-batch-size", "3"]),
+            (finetune_alpaca, ["--test-prompts", "2"]),
+            (pretrain, ["--batch-size", "3", "--max-length", "16"]),
+        )
+    },
+    "straight": (2, toy_run("straight")),
+    "stopped": (2, toy_run("stopped", stop=3)),
+    "resumed": (2, toy_run("stopped", resume=True)),
+    "refused": (2, toy_run("stopped")),
+    "killed": (2, toy_run("killed", die=4)),
+    "alone": (1, toy_run("killed", resume=True)),
+}
 
 
 def start(scene, rank, n, port, folder, name):
@@ -171,8 +249,15 @@ def start(scene, rank, n, port, folder, name):
         output = os.open(folder / f"{name}-{rank}.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}  # fmt: skip
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(n),
+            "LOCAL_WORLD_SIZE": str(n),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "test",
+        }
         torch.set_num_threads(1)
         distributed.setup("cpu")
         found = scene(folder)
@@ -190,7 +275,10 @@ def play(name, n, scene, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running, codes = {start(scene, rank, n, port, folder, name): rank for rank in range(n)}, [None] * n
+    running, codes = (
+        {start(scene, rank, n, port, folder, name): rank for rank in range(n)},
+        [None] * n,
+    )
     while running:
         pid, status = os.wait()
         codes[running.pop(pid)] = os.waitstatus_to_exitcode(status)

@@ -88,7 +88,10 @@ def lock(path):
 
 def archive(*more):
     """a.tar.gz in the layout of the IMDb archive, with more members by name."""
-    write_tar(Path("a.tar.gz"), [member(name, data) for name, data in official().items()] + [member(name) for name in more])
+    write_tar(
+        Path("a.tar.gz"),
+        [member(name, data) for name, data in official().items()] + [member(name) for name in more],
+    )
 
 
 def build(name, folder):
@@ -103,7 +106,10 @@ def build(name, folder):
     elif name == "small":
         save_model(GPT2(dataclasses.replace(SHAPE, vocab_size=100)), folder)
     elif name == "small_classifier":
-        save_model(GPT2Classifier(dataclasses.replace(SHAPE, vocab_size=100), class_names=["0", "1"]), folder)
+        save_model(
+            GPT2Classifier(dataclasses.replace(SHAPE, vocab_size=100), class_names=["0", "1"]),
+            folder,
+        )
     elif name == "adapter":  # of rank 2, for the model in ./lm
         lm = GPT2(SHAPE)
         add_adapters(lm, 2, base="lm")
@@ -113,8 +119,14 @@ def build(name, folder):
         shutil.copytree(FIXTURES / "tf_gpt2", folder)
     elif name == "finished":
         probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
-        tables = {split: classification_metrics(np.array([0, 1, 1]), np.log(probabilities)) for split in ("val", "test")}
-        rows = [{"id": i, "label": int(i > 0), "probabilities": p, "words": 2} for i, p in enumerate(probabilities.tolist())]
+        tables = {
+            split: classification_metrics(np.array([0, 1, 1]), np.log(probabilities))
+            for split in ("val", "test")
+        }
+        rows = [
+            {"id": i, "label": int(i > 0), "probabilities": p, "words": 2}
+            for i, p in enumerate(probabilities.tolist())
+        ]
         folder.mkdir()
         run = {"task": "classification", "model": "toy", "data": "toys", "classes": ["bad", "good"]}
         (folder / "results.json").write_text(json.dumps(run | tables), encoding="utf-8")
@@ -154,7 +166,9 @@ def snapshot(folder):
     for path in folder.rglob("*"):
         if ".tokens" not in path.parts:
             readable = path.is_file() and os.access(path, os.R_OK)
-            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest() if readable else path.is_dir()
+            found[str(path.relative_to(folder))] = (
+                hashlib.sha256(path.read_bytes()).hexdigest() if readable else path.is_dir()
+            )
     return found
 
 
@@ -180,7 +194,9 @@ class RunsCode:
         return os.mkdir, ("ran",)
 
 
-LM, CLASSIFIER, SMALL, ADAPTER, BUNDLE, FINISHED, STATE = map(Path, "lm classifier small adapter bundle finished state".split())
+LM, CLASSIFIER, SMALL, ADAPTER, BUNDLE, FINISHED, STATE = map(
+    Path, ["lm", "classifier", "small", "adapter", "bundle", "finished", "state"]
+)
 SMALL_CLASSIFIER = Path("small_classifier")
 
 # ---------------------------------------------------------------- data_prep
@@ -195,38 +211,109 @@ IMDB = {
     "archive is a folder": ("--archive a", "no such archive, a;", {"a": None}),
     "archive empty": ("--archive a.tar.gz", "a.tar.gz", {"a.tar.gz": b""}),
     "archive is text": ("--archive a.tar.gz", "damaged or cut short", {"a.tar.gz": "hello"}),
-    "archive cut short": ("--archive a.tar.gz", "damaged or cut short", {"a.tar.gz": lambda: (archive(), cut("a.tar.gz"))}),
-    "archive of something else": ("--archive a.tar.gz", "0 of 10 files in aclImdb/train/neg, a.tar.gz",
-                                  {"a.tar.gz": lambda: write_tar(Path("a.tar.gz"), [member("x", b"x")])}),
-    "archive leaves the folder": ("--archive a.tar.gz", "don't trust this file", {"a.tar.gz": lambda: archive("../x")}),
-    "out is a file": ("--archive a.tar.gz --out a", "was not written by this command, a;", {"a": "x"}),
-    "out holds something else": ("--archive a.tar.gz --out a", "was not written by this command, a;", {"a/b": "x"}),
-    "out below a file": ("--archive a.tar.gz --out a/b", "can't write", {"a": "x", "a.tar.gz": archive}),
-}  # fmt: skip
+    "archive cut short": (
+        "--archive a.tar.gz",
+        "damaged or cut short",
+        {"a.tar.gz": lambda: (archive(), cut("a.tar.gz"))},
+    ),
+    "archive of something else": (
+        "--archive a.tar.gz",
+        "0 of 10 files in aclImdb/train/neg, a.tar.gz",
+        {"a.tar.gz": lambda: write_tar(Path("a.tar.gz"), [member("x", b"x")])},
+    ),
+    "archive leaves the folder": (
+        "--archive a.tar.gz",
+        "don't trust this file",
+        {"a.tar.gz": lambda: archive("../x")},
+    ),
+    "out is a file": (
+        "--archive a.tar.gz --out a",
+        "was not written by this command, a;",
+        {"a": "x"},
+    ),
+    "out holds something else": (
+        "--archive a.tar.gz --out a",
+        "was not written by this command, a;",
+        {"a/b": "x"},
+    ),
+    "out below a file": (
+        "--archive a.tar.gz --out a/b",
+        "can't write",
+        {"a": "x", "a.tar.gz": archive},
+    ),
+}
 
 ALPACA = {
     "unknown flag": ("--files a.json", "--files"),
     "file absent": ("--file a.json", "a.json"),
     "file is a folder": ("--file a", "must end in .jsonl, ", {"a": None}),
-    "folder named like a file": ("--file a.json", "can't be read (Is a directory), a.json", {"a.json": None}),
+    "folder named like a file": (
+        "--file a.json",
+        "can't be read (Is a directory), a.json",
+        {"a.json": None},
+    ),
     "file of another kind": ("--file a.parquet", "must end in", {"a.parquet": b"PAR1"}),
     "empty": ("--file a.json", "no records, a.json", {"a.json": b""}),
-    "binary": ("--file a.json", "not UTF-8 (invalid start byte), a.json, line 1", {"a.json": b"\x89PNG\r\n"}),
-    "latin-1": ("--file a.jsonl", "not UTF-8 (unexpected end of data), a.jsonl, line 2", {"a.jsonl": b'{"a":1}\n"caf\xe9'}),
+    "binary": (
+        "--file a.json",
+        "not UTF-8 (invalid start byte), a.json, line 1",
+        {"a.json": b"\x89PNG\r\n"},
+    ),
+    "latin-1": (
+        "--file a.jsonl",
+        "not UTF-8 (unexpected end of data), a.jsonl, line 2",
+        {"a.jsonl": b'{"a":1}\n"caf\xe9'},
+    ),
     "utf-16": ("--file a.jsonl", "not UTF-8", {"a.jsonl": TASKS.encode("utf-16")}),
-    "huge line": ("--file a.jsonl", "a line longer than 16,777,216 bytes, a.jsonl, line 2", {"a.jsonl": b'{"a":1}\n' + b" " * (1 << 24) + b"\n"}),
+    "huge line": (
+        "--file a.jsonl",
+        "a line longer than 16,777,216 bytes, a.jsonl, line 2",
+        {"a.jsonl": b'{"a":1}\n' + b" " * (1 << 24) + b"\n"},
+    ),
     "one object": ("--file a.json", "not a list but an object, a.json", {"a.json": "{}"}),
-    "not a number": ("--file a.json", "bad JSON (NaN", {"a.json": json.dumps([*tasks(), {"id": float("nan")}])}),
+    "not a number": (
+        "--file a.json",
+        "bad JSON (NaN",
+        {"a.json": json.dumps([*tasks(), {"id": float("nan")}])},
+    ),
     "nested without end": ("--file a.json", "bad JSON", {"a.json": "[" * 100_000}),
-    "output missing": ("--file a.jsonl", "no field 'output', a.jsonl, line 21", {"a.jsonl": TASKS + '{"instruction": "a"}'}),
-    "instruction is a number": ("--file a.jsonl", "'instruction' is a number, not a string, a.jsonl, line 1", {"a.jsonl": lines({"instruction": 1, "output": "a"})}),
+    "output missing": (
+        "--file a.jsonl",
+        "no field 'output', a.jsonl, line 21",
+        {"a.jsonl": TASKS + '{"instruction": "a"}'},
+    ),
+    "instruction is a number": (
+        "--file a.jsonl",
+        "'instruction' is a number, not a string, a.jsonl, line 1",
+        {"a.jsonl": lines({"instruction": 1, "output": "a"})},
+    ),
     "id is a list": ("--file a.jsonl", "a.jsonl, line 1", {"a.jsonl": lines(*tasks(id=[1]))}),
-    "messages of three": ("--file a.jsonl", "one user's and one assistant's turn, a.jsonl, line 1", {"a.jsonl": lines({"messages": [1, 2, 3]})}),
-    "half a character": ("--file a.jsonl", "half a character (lone surrogate) in 'output', a.jsonl, line 1", {"a.jsonl": lines({"instruction": "a", "output": "\ud83d"})}),
-    "outputs all empty": ("--file a.jsonl", "0 usable records are too few to split, a.jsonl", {"a.jsonl": lines(*tasks(output=" "))}),
-    "one instruction only": ("--file a.jsonl", "too few to split, a.jsonl", {"a.jsonl": lines(*tasks(instruction="a"))}),
-    "out is a file": ("--file a.jsonl --out b", "was not written by this command, b;", {"a.jsonl": TASKS, "b": "x"}),
-}  # fmt: skip
+    "messages of three": (
+        "--file a.jsonl",
+        "one user's and one assistant's turn, a.jsonl, line 1",
+        {"a.jsonl": lines({"messages": [1, 2, 3]})},
+    ),
+    "half a character": (
+        "--file a.jsonl",
+        "half a character (lone surrogate) in 'output', a.jsonl, line 1",
+        {"a.jsonl": lines({"instruction": "a", "output": "\ud83d"})},
+    ),
+    "outputs all empty": (
+        "--file a.jsonl",
+        "0 usable records are too few to split, a.jsonl",
+        {"a.jsonl": lines(*tasks(output=" "))},
+    ),
+    "one instruction only": (
+        "--file a.jsonl",
+        "too few to split, a.jsonl",
+        {"a.jsonl": lines(*tasks(instruction="a"))},
+    ),
+    "out is a file": (
+        "--file a.jsonl --out b",
+        "was not written by this command, b;",
+        {"a.jsonl": TASKS, "b": "x"},
+    ),
+}
 
 GPT2_ROWS = {
     "unknown size": ("--size 125M", "125M"),
@@ -235,16 +322,32 @@ GPT2_ROWS = {
     "check absent": ("--check a", "no such folder, a;"),
     "check a file": ("--check a", "no such folder, a;", {"a": "x"}),
     "check an empty folder": ("--check a", "neither config.json", {"a": None}),
-    "check damaged weights": ("--check bundle", "CRC32C", {"bundle": BUNDLE, "b": lambda: flip_last(next(Path("bundle").glob("*data*")))}),
+    "check damaged weights": (
+        "--check bundle",
+        "CRC32C",
+        {"bundle": BUNDLE, "b": lambda: flip_last(next(Path("bundle").glob("*data*")))},
+    ),
     "convert absent": ("--convert a", "no such folder, a;"),
     "convert into a file": ("--convert bundle --out b", "b;", {"bundle": BUNDLE, "b": "x"}),
-    "convert into a full folder": ("--convert bundle --out b", "--out is not empty, b;", {"bundle": BUNDLE, "b/c": "x"}),
-    "convert a cut index": ("--convert bundle", "expected the magic number", {"bundle": BUNDLE, "b": lambda: cut(next(Path("bundle").glob("*.index")))}),
+    "convert into a full folder": (
+        "--convert bundle --out b",
+        "--out is not empty, b;",
+        {"bundle": BUNDLE, "b/c": "x"},
+    ),
+    "convert a cut index": (
+        "--convert bundle",
+        "expected the magic number",
+        {"bundle": BUNDLE, "b": lambda: cut(next(Path("bundle").glob("*.index")))},
+    ),
     "import from nowhere": ("--from-folder a", "no such folder, --from-folder a;"),
     "import from an empty folder": ("--from-folder a", "model.ckpt.index", {"a": None}),
-    "import into itself": ("--from-folder bundle --out bundle", "is the folder to write, bundle", {"bundle": BUNDLE}),
+    "import into itself": (
+        "--from-folder bundle --out bundle",
+        "is the folder to write, bundle",
+        {"bundle": BUNDLE},
+    ),
     "import another model": ("--from-folder bundle", "bundle/model.ckpt.index", {"bundle": BUNDLE}),
-}  # fmt: skip
+}
 
 
 def flip_last(path):
@@ -259,36 +362,126 @@ DATA = {  # for the two scripts that classify
     "data absent": ("--data a.jsonl", "no such file or folder, a.jsonl"),
     "data of another kind": ("--data a.doc", "must end in .jsonl, ", {"a.doc": "x"}),
     "folder without train": ("--data d", "no training records, d;", {"d/test.jsonl": REVIEWS}),
-    "folder with two trains": ("--data d", "train.jsonl and train.csv both stand in d;", {"d/train.jsonl": REVIEWS, "d/train.csv": "text,label\n"}),
-    "split of another file": ("--data d", "split 'test' in the train file, d/train.jsonl, line 1", {"d/train.jsonl": lines(*reviews(split="test"))}),
-    "split unknown": ("--data a.jsonl", "split is 'dev', a.jsonl, line 1", {"a.jsonl": lines(*reviews(split="dev"))}),
+    "folder with two trains": (
+        "--data d",
+        "train.jsonl and train.csv both stand in d;",
+        {"d/train.jsonl": REVIEWS, "d/train.csv": "text,label\n"},
+    ),
+    "split of another file": (
+        "--data d",
+        "split 'test' in the train file, d/train.jsonl, line 1",
+        {"d/train.jsonl": lines(*reviews(split="test"))},
+    ),
+    "split unknown": (
+        "--data a.jsonl",
+        "split is 'dev', a.jsonl, line 1",
+        {"a.jsonl": lines(*reviews(split="dev"))},
+    ),
     "empty": ("--data a.csv", "no records, a.csv", {"a.csv": b""}),
     "a header alone": ("--data a.csv", "no records, a.csv", {"a.csv": "text,label\n"}),
     "binary": ("--data a.csv", "not UTF-8", {"a.csv": gzip.compress(b"text,label\n")}),
-    "unreadable": ("--data a.csv", "can't be read (Permission denied), a.csv", {"a.csv": "text,label\n", "x": lambda: lock("a.csv")}),
-    "text missing": ("--data a.csv", "no field 'text', a.csv, line 2", {"a.csv": "review,label\nx,1\n"}),
-    "label missing": ("--data a.jsonl", "no field 'label', a.jsonl, line 1", {"a.jsonl": lines({"text": "a"})}),
-    "label is a fraction": ("--data a.jsonl", "label is a number, a.jsonl, line 1", {"a.jsonl": lines(*reviews(label=0.5))}),
-    "label is not a number": ("--data a.jsonl", "bad JSON", {"a.jsonl": lines(*reviews(label=float("nan")))}),
-    "text is null": ("--data a.jsonl", "'text' is null, not a string, a.jsonl, line 1", {"a.jsonl": lines(*reviews(text=None))}),
-    "all texts empty": ("--data a.jsonl", "'text' is empty, a.jsonl, line 1", {"a.jsonl": lines(*reviews(text=" \n"))}),
-    "all texts equal": ("--data a.jsonl", "too few different texts", {"a.jsonl": lines(*reviews(text="a"))}),
-    "one class": ("--data a.jsonl", "only one class ('1') in the training data, a.jsonl", {"a.jsonl": lines(*reviews(label=1))}),
-    "a class for testing only": ("--data d", "label '2' never occurs in the training data, d/test.jsonl, line 1",
-                                 {"d/train.jsonl": REVIEWS, "d/test.jsonl": lines({"text": "a", "label": 2})}),
-    "id used twice": ("--data a.jsonl", "id 7 is used twice, a.jsonl, line", {"a.jsonl": lines(*reviews(id=7))}),
-    "id is a list": ("--data a.jsonl", "id is neither an integer nor", {"a.jsonl": lines(*reviews(id=[1]))}),
-    "classes.json of three": ("--data d", "3 names but the labels are 0, 1, d/classes.json", {"d/train.jsonl": REVIEWS, "d/classes.json": '["a", "b", "c"]'}),
-    "classes.json nested without end": ("--data d", "d/classes.json", {"d/train.jsonl": REVIEWS, "d/classes.json": "[" * 100_000}),
-    "classes.json binary": ("--data d", "d/classes.json", {"d/train.jsonl": REVIEWS, "d/classes.json": b"\xff\xfe"}),
-    "endless field name": ("--data a.jsonl", "no field 'text', a.jsonl, line 1", {"a.jsonl": lines({"x" * 100_000: 1})}),
-    "endless label": ("--data d", "never occurs in the training data", {"d/train.jsonl": REVIEWS, "d/test.jsonl": lines({"text": "a", "label": "x" * 100_000})}),
-    "out is a file": ("--data a.jsonl --out b", "--out is a file, b;", {"a.jsonl": REVIEWS, "b": "x"}),
+    "unreadable": (
+        "--data a.csv",
+        "can't be read (Permission denied), a.csv",
+        {"a.csv": "text,label\n", "x": lambda: lock("a.csv")},
+    ),
+    "text missing": (
+        "--data a.csv",
+        "no field 'text', a.csv, line 2",
+        {"a.csv": "review,label\nx,1\n"},
+    ),
+    "label missing": (
+        "--data a.jsonl",
+        "no field 'label', a.jsonl, line 1",
+        {"a.jsonl": lines({"text": "a"})},
+    ),
+    "label is a fraction": (
+        "--data a.jsonl",
+        "label is a number, a.jsonl, line 1",
+        {"a.jsonl": lines(*reviews(label=0.5))},
+    ),
+    "label is not a number": (
+        "--data a.jsonl",
+        "bad JSON",
+        {"a.jsonl": lines(*reviews(label=float("nan")))},
+    ),
+    "text is null": (
+        "--data a.jsonl",
+        "'text' is null, not a string, a.jsonl, line 1",
+        {"a.jsonl": lines(*reviews(text=None))},
+    ),
+    "all texts empty": (
+        "--data a.jsonl",
+        "'text' is empty, a.jsonl, line 1",
+        {"a.jsonl": lines(*reviews(text=" \n"))},
+    ),
+    "all texts equal": (
+        "--data a.jsonl",
+        "too few different texts",
+        {"a.jsonl": lines(*reviews(text="a"))},
+    ),
+    "one class": (
+        "--data a.jsonl",
+        "only one class ('1') in the training data, a.jsonl",
+        {"a.jsonl": lines(*reviews(label=1))},
+    ),
+    "a class for testing only": (
+        "--data d",
+        "label '2' never occurs in the training data, d/test.jsonl, line 1",
+        {"d/train.jsonl": REVIEWS, "d/test.jsonl": lines({"text": "a", "label": 2})},
+    ),
+    "id used twice": (
+        "--data a.jsonl",
+        "id 7 is used twice, a.jsonl, line",
+        {"a.jsonl": lines(*reviews(id=7))},
+    ),
+    "id is a list": (
+        "--data a.jsonl",
+        "id is neither an integer nor",
+        {"a.jsonl": lines(*reviews(id=[1]))},
+    ),
+    "classes.json of three": (
+        "--data d",
+        "3 names but the labels are 0, 1, d/classes.json",
+        {"d/train.jsonl": REVIEWS, "d/classes.json": '["a", "b", "c"]'},
+    ),
+    "classes.json nested without end": (
+        "--data d",
+        "d/classes.json",
+        {"d/train.jsonl": REVIEWS, "d/classes.json": "[" * 100_000},
+    ),
+    "classes.json binary": (
+        "--data d",
+        "d/classes.json",
+        {"d/train.jsonl": REVIEWS, "d/classes.json": b"\xff\xfe"},
+    ),
+    "endless field name": (
+        "--data a.jsonl",
+        "no field 'text', a.jsonl, line 1",
+        {"a.jsonl": lines({"x" * 100_000: 1})},
+    ),
+    "endless label": (
+        "--data d",
+        "never occurs in the training data",
+        {"d/train.jsonl": REVIEWS, "d/test.jsonl": lines({"text": "a", "label": "x" * 100_000})},
+    ),
+    "out is a file": (
+        "--data a.jsonl --out b",
+        "--out is a file, b;",
+        {"a.jsonl": REVIEWS, "b": "x"},
+    ),
     "out below a file": ("--data a.jsonl --out b/c", "b", {"a.jsonl": REVIEWS, "b": "x"}),
-    "out holds something else": ("--data a.jsonl --out b", "files that are not a run's, b;", {"a.jsonl": REVIEWS, "b/c": "x"}),
-    "out holds a run": ("--data a.jsonl --out run", "already holds results, run;",
-                        {"a.jsonl": REVIEWS, "run": FINISHED, "run/run.json": "{}"}),
-}  # fmt: skip
+    "out holds something else": (
+        "--data a.jsonl --out b",
+        "files that are not a run's, b;",
+        {"a.jsonl": REVIEWS, "b/c": "x"},
+    ),
+    "out holds a run": (
+        "--data a.jsonl --out run",
+        "already holds results, run;",
+        {"a.jsonl": REVIEWS, "run": FINISHED, "run/run.json": "{}"},
+    ),
+}
 
 LOGREG = DATA | {
     "C of 0": ("--C 0", "--C must be a number above 0, got 0.0"),
@@ -296,7 +489,7 @@ LOGREG = DATA | {
     "C a word": ("--C x", "--C"),
     "features unknown": ("--features bigram", "bigram"),
     "a flag of another script": ("--epochs 1", "--epochs"),
-}  # fmt: skip
+}
 
 MODEL = "--data a.jsonl --model m"  # the model of a row is m
 
@@ -307,43 +500,143 @@ def model(source=LM, **change):
 
 
 IMDB_TUNING = DATA | {
-    "several flags at once": ("--epochs 0 --dropout 1 --warmup -1", "--epochs must be from 1 to 10000, got 0; --warmup must be from 0.0 to 1.0, got -1.0; --dropout must"),
-    "rate not a number": ("--learning-rate nan", "--learning-rate must be from 0.0 to 1.0, got nan"),
+    "several flags at once": (
+        "--epochs 0 --dropout 1 --warmup -1",
+        "--epochs must be from 1 to 10000, got 0; --warmup must be from 0.0 to 1.0, got -1.0; --dropout must",
+    ),
+    "rate not a number": (
+        "--learning-rate nan",
+        "--learning-rate must be from 0.0 to 1.0, got nan",
+    ),
     "rate infinite": ("--learning-rate inf", "--learning-rate must be"),
     "steps with a point": ("--max-steps 1.5", "--max-steps"),
     "precision unknown": ("--precision fp64", "fp64"),
     "device absent": ("--device mps --data a.jsonl " + TINY, "--device mps", {"a.jsonl": REVIEWS}),
     "shape impossible": ("--n-embd 5 --n-head 2", "n_embd must be a multiple of n_head"),
-    "length above the model's": ("--n-positions 16 --max-length 17", "--max-length 17 is above the model's n_positions, 16"),
-    "resume and overwrite": (f"--data a.jsonl {TINY} --resume --overwrite", "exclude each other", {"a.jsonl": REVIEWS}),
+    "length above the model's": (
+        "--n-positions 16 --max-length 17",
+        "--max-length 17 is above the model's n_positions, 16",
+    ),
+    "resume and overwrite": (
+        f"--data a.jsonl {TINY} --resume --overwrite",
+        "exclude each other",
+        {"a.jsonl": REVIEWS},
+    ),
     "model unknown": (MODEL, "no such model, m;", {"a.jsonl": REVIEWS}),
     "model not fetched": ("--model 124M", "python -m data_prep.gpt2 --size 124M"),
     "model is a file": (MODEL, "no such model, m;", {"a.jsonl": REVIEWS, "m": "x"}),
     "model folder empty": (MODEL, "neither config.json", {"a.jsonl": REVIEWS, "m": None}),
     "model and shape": (f"{MODEL} --n-layer 2", "leave out either", model()),
-    "vocabulary of another size": (MODEL, "the model's vocabulary, 100, is smaller than the tokenizer's", model(SMALL)),
-    "classifier of another vocabulary": (MODEL, "the model's vocabulary, 100, is smaller", model(SMALL_CLASSIFIER)),
-    "config.json of another kind": (MODEL, "model_type is 'llama' instead of 'gpt2', m/config.json", model(x=lambda: edit("m/config.json", lambda c: c | {"model_type": "llama"}))),
+    "vocabulary of another size": (
+        MODEL,
+        "the model's vocabulary, 100, is smaller than the tokenizer's",
+        model(SMALL),
+    ),
+    "classifier of another vocabulary": (
+        MODEL,
+        "the model's vocabulary, 100, is smaller",
+        model(SMALL_CLASSIFIER),
+    ),
+    "config.json of another kind": (
+        MODEL,
+        "model_type is 'llama' instead of 'gpt2', m/config.json",
+        model(x=lambda: edit("m/config.json", lambda c: c | {"model_type": "llama"})),
+    ),
     "config.json not JSON": (MODEL, "not JSON, m/config.json", model(**{"m/config.json": "{"})),
     "config.json binary": (MODEL, "not JSON, m/config.json", model(**{"m/config.json": b"\xff"})),
-    "config.json a list": (MODEL, "not a JSON object, m/config.json", model(**{"m/config.json": "[]"})),
-    "config.json with a huge size": (MODEL, "n_embd is 10000000000, not from 1 to 1000000, m/config.json", model(x=lambda: edit("m/config.json", lambda c: c | {"n_embd": 10**10}))),
-    "config.json of another shape": (MODEL, "m", model(x=lambda: edit("m/config.json", lambda c: c | {"n_layer": 2}))),
-    "weights absent": (MODEL, "no model.safetensors, m;", model(x=lambda: Path("m/model.safetensors").unlink())),
-    "weights cut short": (MODEL, "not a complete safetensors file", model(x=lambda: cut("m/model.safetensors"))),
-    "weights empty": (MODEL, "the file is empty, m/model.safetensors", model(**{"m/model.safetensors": b""})),
-    "weights a web page": (MODEL, "m/model.safetensors", model(**{"m/model.safetensors": "<!doctype html>" * 99})),
-    "weights with NaN": (MODEL, "NaN or infinite weights in wpe.weight, m;", model(x=lambda: weights("m/model.safetensors", lambda t: t["transformer.wpe.weight"].fill_(float("nan"))))),
-    "weights of other names": (MODEL, "'score' is unknown", model(x=lambda: weights("m/model.safetensors", lambda t: t.update(score=torch.zeros(1))))),
-    "weights in a pickle": (MODEL, "which may run code when it is read", model(x=lambda: Path("m/model.safetensors").rename("m/pytorch_model.bin"))),
-    "index to another folder": (MODEL, "no weight_map of tensors to files of this folder", model(x=lambda: Path("m/model.safetensors").unlink(),
-                                **{"m/model.safetensors.index.json": '{"weight_map": {"a": "../a"}}'})),
-    "names for other classes": (MODEL, "m/config.json", model(CLASSIFIER, x=lambda: edit("m/config.json", lambda c: c | {"id2label": {"0": "a", "1": "b", "2": "c"}}))),
-    "bundle cut short": (MODEL, "model.ckpt.data-00000-of-00001; fetch the checkpoint again", model(BUNDLE, x=lambda: cut("m/model.ckpt.data-00000-of-00001"))),
-    "resume from nothing": (f"--data a.jsonl {TINY} --resume --out b", "nothing to resume, b does not exist", {"a.jsonl": REVIEWS}),
-    "resume a file": (f"--data a.jsonl {TINY} --resume --out b", "--out is a file, b", {"a.jsonl": REVIEWS, "b": "x"}),
-    "resume other data": (f"--data a.jsonl {TINY} --resume --out s", "texts was", {"a.jsonl": REVIEWS.replace("text 1", "else"), "s": STATE}),
-}  # fmt: skip
+    "config.json a list": (
+        MODEL,
+        "not a JSON object, m/config.json",
+        model(**{"m/config.json": "[]"}),
+    ),
+    "config.json with a huge size": (
+        MODEL,
+        "n_embd is 10000000000, not from 1 to 1000000, m/config.json",
+        model(x=lambda: edit("m/config.json", lambda c: c | {"n_embd": 10**10})),
+    ),
+    "config.json of another shape": (
+        MODEL,
+        "m",
+        model(x=lambda: edit("m/config.json", lambda c: c | {"n_layer": 2})),
+    ),
+    "weights absent": (
+        MODEL,
+        "no model.safetensors, m;",
+        model(x=lambda: Path("m/model.safetensors").unlink()),
+    ),
+    "weights cut short": (
+        MODEL,
+        "not a complete safetensors file",
+        model(x=lambda: cut("m/model.safetensors")),
+    ),
+    "weights empty": (
+        MODEL,
+        "the file is empty, m/model.safetensors",
+        model(**{"m/model.safetensors": b""}),
+    ),
+    "weights a web page": (
+        MODEL,
+        "m/model.safetensors",
+        model(**{"m/model.safetensors": "<!doctype html>" * 99}),
+    ),
+    "weights with NaN": (
+        MODEL,
+        "NaN or infinite weights in wpe.weight, m;",
+        model(
+            x=lambda: weights(
+                "m/model.safetensors", lambda t: t["transformer.wpe.weight"].fill_(float("nan"))
+            )
+        ),
+    ),
+    "weights of other names": (
+        MODEL,
+        "'score' is unknown",
+        model(x=lambda: weights("m/model.safetensors", lambda t: t.update(score=torch.zeros(1)))),
+    ),
+    "weights in a pickle": (
+        MODEL,
+        "which may run code when it is read",
+        model(x=lambda: Path("m/model.safetensors").rename("m/pytorch_model.bin")),
+    ),
+    "index to another folder": (
+        MODEL,
+        "no weight_map of tensors to files of this folder",
+        model(
+            x=lambda: Path("m/model.safetensors").unlink(),
+            **{"m/model.safetensors.index.json": '{"weight_map": {"a": "../a"}}'},
+        ),
+    ),
+    "names for other classes": (
+        MODEL,
+        "m/config.json",
+        model(
+            CLASSIFIER,
+            x=lambda: edit(
+                "m/config.json", lambda c: c | {"id2label": {"0": "a", "1": "b", "2": "c"}}
+            ),
+        ),
+    ),
+    "bundle cut short": (
+        MODEL,
+        "model.ckpt.data-00000-of-00001; fetch the checkpoint again",
+        model(BUNDLE, x=lambda: cut("m/model.ckpt.data-00000-of-00001")),
+    ),
+    "resume from nothing": (
+        f"--data a.jsonl {TINY} --resume --out b",
+        "nothing to resume, b does not exist",
+        {"a.jsonl": REVIEWS},
+    ),
+    "resume a file": (
+        f"--data a.jsonl {TINY} --resume --out b",
+        "--out is a file, b",
+        {"a.jsonl": REVIEWS, "b": "x"},
+    ),
+    "resume other data": (
+        f"--data a.jsonl {TINY} --resume --out s",
+        "texts was",
+        {"a.jsonl": REVIEWS.replace("text 1", "else"), "s": STATE},
+    ),
+}
 
 ADAPTED = "--data a.jsonl --model m --max-steps 1"
 
@@ -355,73 +648,220 @@ def adapter(base=LM, **change):
 
 IMDB_TUNING |= {
     "train what": ("--train all", "all"),
-    "adapters of random weights": (f"--data a.jsonl {TINY} --train lora", "leave out --from-scratch and the shape", {"a.jsonl": REVIEWS}),
+    "adapters of random weights": (
+        f"--data a.jsonl {TINY} --train lora",
+        "leave out --from-scratch and the shape",
+        {"a.jsonl": REVIEWS},
+    ),
     "rank without adapters": ("--lora-rank 4", "--lora-rank goes with --train lora"),
     "infinite alpha": ("--train lora --lora-alpha inf", "--lora-alpha must be"),
     "unknown target": (f"{MODEL} --train lora --lora-targets attn", "attn", model()),
-    "adapter without its base": (ADAPTED, "the adapter's base model is not here: lm, m/adapter_config.json", {"a.jsonl": REVIEWS, "m": ADAPTER}),
+    "adapter without its base": (
+        ADAPTED,
+        "the adapter's base model is not here: lm, m/adapter_config.json",
+        {"a.jsonl": REVIEWS, "m": ADAPTER},
+    ),
     "adapter of another model": (ADAPTED, "not an adapter of the model lm", adapter(BUNDLE)),
-    "adapter of another rank": (ADAPTED, "not an adapter of the model lm", adapter(x=lambda: edit("m/adapter_config.json", lambda c: c | {"r": 3}))),
-    "adapter of another kind": (ADAPTED, "not a plain LoRA adapter (use_dora is True), m/adapter_config.json", adapter(x=lambda: edit("m/adapter_config.json", lambda c: c | {"use_dora": True}))),
-    "adapter with endless alpha": (ADAPTED, "m/adapter_config.json", adapter(x=lambda: edit("m/adapter_config.json", lambda c: c | {"lora_alpha": 10**400}))),
-    "adapter_config.json not JSON": (ADAPTED, "not JSON, m/adapter_config.json", adapter(**{"m/adapter_config.json": b"\xff{"})),
-    "adapter cut short": (ADAPTED, "m/adapter_model.safetensors", adapter(x=lambda: cut("m/adapter_model.safetensors"))),
-    "adapter absent": (ADAPTED, "m/adapter_model.safetensors", adapter(x=lambda: Path("m/adapter_model.safetensors").unlink())),
-    "adapter with NaN": (ADAPTED, "NaN or infinite weights", adapter(x=lambda: weights("m/adapter_model.safetensors", lambda t: next(iter(t.values())).fill_(float("nan"))))),
-    "resume-anyway alone": (f"--data a.jsonl {TINY} --resume-anyway", "--resume-anyway goes with --resume", {"a.jsonl": REVIEWS}),
-}  # fmt: skip
+    "adapter of another rank": (
+        ADAPTED,
+        "not an adapter of the model lm",
+        adapter(x=lambda: edit("m/adapter_config.json", lambda c: c | {"r": 3})),
+    ),
+    "adapter of another kind": (
+        ADAPTED,
+        "not a plain LoRA adapter (use_dora is True), m/adapter_config.json",
+        adapter(x=lambda: edit("m/adapter_config.json", lambda c: c | {"use_dora": True})),
+    ),
+    "adapter with endless alpha": (
+        ADAPTED,
+        "m/adapter_config.json",
+        adapter(x=lambda: edit("m/adapter_config.json", lambda c: c | {"lora_alpha": 10**400})),
+    ),
+    "adapter_config.json not JSON": (
+        ADAPTED,
+        "not JSON, m/adapter_config.json",
+        adapter(**{"m/adapter_config.json": b"\xff{"}),
+    ),
+    "adapter cut short": (
+        ADAPTED,
+        "m/adapter_model.safetensors",
+        adapter(x=lambda: cut("m/adapter_model.safetensors")),
+    ),
+    "adapter absent": (
+        ADAPTED,
+        "m/adapter_model.safetensors",
+        adapter(x=lambda: Path("m/adapter_model.safetensors").unlink()),
+    ),
+    "adapter with NaN": (
+        ADAPTED,
+        "NaN or infinite weights",
+        adapter(
+            x=lambda: weights(
+                "m/adapter_model.safetensors", lambda t: next(iter(t.values())).fill_(float("nan"))
+            )
+        ),
+    ),
+    "resume-anyway alone": (
+        f"--data a.jsonl {TINY} --resume-anyway",
+        "--resume-anyway goes with --resume",
+        {"a.jsonl": REVIEWS},
+    ),
+}
 
 RESUME = f"--data mine.jsonl {TINY} --resume --out s"
 
 
 def state(name, content):
     """The files of a row that resumes: a run that was stopped, with one of its files replaced."""
-    return {"mine.jsonl": REVIEWS, "s": STATE, "x": lambda: edit("s/run.json", lambda c: c["options"].update(data="mine.jsonl", out="s")), name: content}
+    return {
+        "mine.jsonl": REVIEWS,
+        "s": STATE,
+        "x": lambda: edit("s/run.json", lambda c: c["options"].update(data="mine.jsonl", out="s")),
+        name: content,
+    }
 
 
 IMDB_TUNING |= {
     "resume without run.json": (RESUME, "s", state("y", lambda: Path("s/run.json").unlink())),
-    "resume with half a run.json": (RESUME, "damaged run.json, s", state("s/run.json", '{"options": {')),
+    "resume with half a run.json": (
+        RESUME,
+        "damaged run.json, s",
+        state("s/run.json", '{"options": {'),
+    ),
     "resume with binary run.json": (RESUME, "damaged run.json, s", state("s/run.json", b"\xff")),
     "resume with a list for run.json": (RESUME, "damaged run.json, s", state("s/run.json", "[]")),
-    "resume with a list for options": (RESUME, "damaged run.json, s", state("s/run.json", '{"options": [1]}')),
-    "resume with nested run.json": (RESUME, "damaged run.json, s", state("s/run.json", "[" * 100_000)),
+    "resume with a list for options": (
+        RESUME,
+        "damaged run.json, s",
+        state("s/run.json", '{"options": [1]}'),
+    ),
+    "resume with nested run.json": (
+        RESUME,
+        "damaged run.json, s",
+        state("s/run.json", "[" * 100_000),
+    ),
     "resume with empty state": (RESUME, "s/last/state.pt", state("s/last/state.pt", b"")),
-    "resume with half a state": (RESUME, "s/last/state.pt", state("y", lambda: cut("s/last/state.pt"))),
-    "resume with a state of something else": (RESUME, "s/last/state.pt", state("y", lambda: torch.save({"metrics_bytes": 10**9}, "s/last/state.pt"))),
-    "resume with a state that runs code": (RESUME, "s/last/state.pt", state("y", lambda: torch.save({"metrics_bytes": 10**9, "model": RunsCode()}, "s/last/state.pt"))),
-}  # fmt: skip
+    "resume with half a state": (
+        RESUME,
+        "s/last/state.pt",
+        state("y", lambda: cut("s/last/state.pt")),
+    ),
+    "resume with a state of something else": (
+        RESUME,
+        "s/last/state.pt",
+        state("y", lambda: torch.save({"metrics_bytes": 10**9}, "s/last/state.pt")),
+    ),
+    "resume with a state that runs code": (
+        RESUME,
+        "s/last/state.pt",
+        state(
+            "y",
+            lambda: torch.save({"metrics_bytes": 10**9, "model": RunsCode()}, "s/last/state.pt"),
+        ),
+    ),
+}
 
 ALPACA_TUNING = {
     "template unknown": ("--template chat", "chat"),
     "test prompts of 0": ("--test-prompts 0", "--test-prompts must be at least 1, got 0"),
     "inspect of -1": ("--inspect -1", "--inspect must be at least 1, got -1"),
-    "data of another task": ("--data a.jsonl", "no field 'instruction', a.jsonl, line 1 (fields: 'text', 'label')", {"a.jsonl": REVIEWS}),
-    "outputs all empty": ("--data a.jsonl", "is empty, a.jsonl", {"a.jsonl": lines(*tasks(output=""))}),
-    "prompts all too long": (f"--data a.jsonl {TINY}", "the prompts alone fill 32 tokens", {"a.jsonl": lines(*({"instruction": "word " * 40 + str(i), "output": "a"} for i in range(30)))}),
-    "messages of a robot": ("--data a.jsonl", "a.jsonl, line 1", {"a.jsonl": lines({"messages": [{"role": "robot"}]})}),
-    "half a CSV quote": ("--data a.csv", "bad CSV (unexpected end of data), a.csv, line 2", {"a.csv": 'instruction,output\na,"b\n'}),
+    "data of another task": (
+        "--data a.jsonl",
+        "no field 'instruction', a.jsonl, line 1 (fields: 'text', 'label')",
+        {"a.jsonl": REVIEWS},
+    ),
+    "outputs all empty": (
+        "--data a.jsonl",
+        "is empty, a.jsonl",
+        {"a.jsonl": lines(*tasks(output=""))},
+    ),
+    "prompts all too long": (
+        f"--data a.jsonl {TINY}",
+        "the prompts alone fill 32 tokens",
+        {
+            "a.jsonl": lines(
+                *({"instruction": "word " * 40 + str(i), "output": "a"} for i in range(30))
+            )
+        },
+    ),
+    "messages of a robot": (
+        "--data a.jsonl",
+        "a.jsonl, line 1",
+        {"a.jsonl": lines({"messages": [{"role": "robot"}]})},
+    ),
+    "half a CSV quote": (
+        "--data a.csv",
+        "bad CSV (unexpected end of data), a.csv, line 2",
+        {"a.csv": 'instruction,output\na,"b\n'},
+    ),
     "evaluate nothing": ("--evaluate-only --out b", "no such model"),
-    "evaluate a classifier's run": (f"--data a.jsonl {TINY} --evaluate-only --out c", "the results of another task, c", {"a.jsonl": TASKS, "c": FINISHED}),
-    "evaluate with damaged results": (f"--data a.jsonl {TINY} --evaluate-only --out c", "c/results.json", {"a.jsonl": TASKS, "c": LM, "c/results.json": "{"}),
-    "evaluate and resume": (f"--data a.jsonl {TINY} --evaluate-only --resume --out c", "--evaluate-only", {"a.jsonl": TASKS, "c": LM}),
-    "vocabulary of another size": ("--data a.jsonl --model m", "the model's vocabulary, 100, is smaller", {"a.jsonl": TASKS, "m": SMALL}),
-}  # fmt: skip
+    "evaluate a classifier's run": (
+        f"--data a.jsonl {TINY} --evaluate-only --out c",
+        "the results of another task, c",
+        {"a.jsonl": TASKS, "c": FINISHED},
+    ),
+    "evaluate with damaged results": (
+        f"--data a.jsonl {TINY} --evaluate-only --out c",
+        "c/results.json",
+        {"a.jsonl": TASKS, "c": LM, "c/results.json": "{"},
+    ),
+    "evaluate and resume": (
+        f"--data a.jsonl {TINY} --evaluate-only --resume --out c",
+        "--evaluate-only",
+        {"a.jsonl": TASKS, "c": LM},
+    ),
+    "vocabulary of another size": (
+        "--data a.jsonl --model m",
+        "the model's vocabulary, 100, is smaller",
+        {"a.jsonl": TASKS, "m": SMALL},
+    ),
+}
 
 PRETRAIN = {
     "head tokens below 0": ("--head-tokens -1", "--head-tokens must be at least 0, got -1"),
     "documents absent": ("--data a.txt", "no such file or folder, a.txt"),
     "documents empty": ("--data a.txt", "no records, a.txt", {"a.txt": "\n\n \n"}),
-    "documents binary": ("--data a.txt", "not UTF-8 (invalid start byte), a.txt, line 2", {"a.txt": b"one\n\xff"}),
-    "one document": ("--data a.txt", "too few different texts to split test and val off 1 records, a.txt", {"a.txt": "One."}),
-    "text is a list": ("--data a.json", "'text' is a list, not a string, a.json, record 1", {"a.json": '[{"text": ["a"]}]'}),
-    "train is also test": ("--data d", "every training text stands in val or test, too, d", {f"d/{split}.jsonl": lines({"text": "a"}) for split in ("train", "val", "test")}),
-    "unsup damaged": ("--data d", "d/unsup.jsonl, line 1", {"d/train.jsonl": REVIEWS, "d/unsup.jsonl": "{"}),
-    "length above the model's": ("--n-positions 16 --max-length 17", "--max-length 17 is above the model's n_positions, 16"),
-    "vocabulary of another size": ("--model m", "the model's vocabulary, 100, is smaller", {"m": SMALL}),
+    "documents binary": (
+        "--data a.txt",
+        "not UTF-8 (invalid start byte), a.txt, line 2",
+        {"a.txt": b"one\n\xff"},
+    ),
+    "one document": (
+        "--data a.txt",
+        "too few different texts to split test and val off 1 records, a.txt",
+        {"a.txt": "One."},
+    ),
+    "text is a list": (
+        "--data a.json",
+        "'text' is a list, not a string, a.json, record 1",
+        {"a.json": '[{"text": ["a"]}]'},
+    ),
+    "train is also test": (
+        "--data d",
+        "every training text stands in val or test, too, d",
+        {f"d/{split}.jsonl": lines({"text": "a"}) for split in ("train", "val", "test")},
+    ),
+    "unsup damaged": (
+        "--data d",
+        "d/unsup.jsonl, line 1",
+        {"d/train.jsonl": REVIEWS, "d/unsup.jsonl": "{"},
+    ),
+    "length above the model's": (
+        "--n-positions 16 --max-length 17",
+        "--max-length 17 is above the model's n_positions, 16",
+    ),
+    "vocabulary of another size": (
+        "--model m",
+        "the model's vocabulary, 100, is smaller",
+        {"m": SMALL},
+    ),
     "a flag of another script": ("--template alpaca", "--template"),
-    "out is a file": (f"--data a.txt {TINY} --out b", "--out is a file, b;", {"a.txt": "One.\n\nTwo.\n\nThree.\n\nFour.", "b": "x"}),
-}  # fmt: skip
+    "out is a file": (
+        f"--data a.txt {TINY} --out b",
+        "--out is a file, b;",
+        {"a.txt": "One.\n\nTwo.\n\nThree.\n\nFour.", "b": "x"},
+    ),
+}
 
 # ---------------------------------------------------------------- generating, predicting and reporting
 
@@ -432,31 +872,102 @@ GENERATE = {
     "out alone": ("--out a", "--out goes with --file"),
     "out in no folder": ("--file a.jsonl --out b/c", "no such folder, b, for --out"),
     "out is a folder": ("--file a.jsonl --out b", "b", {"a.jsonl": '{"prompt": "a"}', "b": None}),
-    "out is the file": ("--file a.jsonl --out ./a.jsonl", "a.jsonl", {"a.jsonl": '{"prompt": "a"}'}),
+    "out is the file": (
+        "--file a.jsonl --out ./a.jsonl",
+        "a.jsonl",
+        {"a.jsonl": '{"prompt": "a"}'},
+    ),
     "empty stop": (["--stop", ""], "--stop is empty"),
     "stop id out of range": (f"{ASK} --prompt a --stop-id -1", "--stop-id", {"m": LM}),
     "temperature below 0": ("--temperature -1", "--temperature must be from 0.0 to 100.0"),
     "temperature not a number": ("--temperature nan", "--temperature must be"),
-    "top-p and top-k of 0": ("--top-p 0 --top-k 0", "--top-k must be at least 1, got 0; --top-p must be"),
+    "top-p and top-k of 0": (
+        "--top-p 0 --top-k 0",
+        "--top-k must be at least 1, got 0; --top-p must be",
+    ),
     "no new tokens": ("--max-new-tokens 0", "--max-new-tokens must be at least 1"),
     "endless samples": (f"{ASK} --num-samples 1000000000000", "--num-samples must be", {"m": LM}),
     "no model anywhere": ("--prompt a", "the bundled weights are gone"),
     "model unknown": ("--model m --prompt a", "no such model, m;"),
     "a classifier": (f"{ASK} --prompt a", "a classifier writes no text, m;", {"m": CLASSIFIER}),
-    "vocabulary of another size": (f"{ASK} --prompt a", "the model's vocabulary, 100, is smaller than the tokenizer's, 50257, m;", {"m": SMALL}),
-    "no wording": (f"{ASK} --instruction a", "knows no wording for instructions, m;", {"m": LM, "x": lambda: edit("m/config.json", lambda c: {k: v for k, v in c.items() if k != "gptft"})}),
-    "too long": ([*ASK.split(), "--prompt", "a " * 60, "--max-new-tokens", "10"], "n_positions, 64; shorten", {"m": LM}),
-    "weights with infinity": (f"{ASK} --prompt a", "NaN or infinite weights in wte.weight, m;", {"m": LM, "x": lambda: weights("m/model.safetensors", lambda t: t["transformer.wte.weight"][0, 0].fill_(float("inf")))}),
+    "vocabulary of another size": (
+        f"{ASK} --prompt a",
+        "the model's vocabulary, 100, is smaller than the tokenizer's, 50257, m;",
+        {"m": SMALL},
+    ),
+    "no wording": (
+        f"{ASK} --instruction a",
+        "knows no wording for instructions, m;",
+        {
+            "m": LM,
+            "x": lambda: edit(
+                "m/config.json", lambda c: {k: v for k, v in c.items() if k != "gptft"}
+            ),
+        },
+    ),
+    "too long": (
+        [*ASK.split(), "--prompt", "a " * 60, "--max-new-tokens", "10"],
+        "n_positions, 64; shorten",
+        {"m": LM},
+    ),
+    "weights with infinity": (
+        f"{ASK} --prompt a",
+        "NaN or infinite weights in wte.weight, m;",
+        {
+            "m": LM,
+            "x": lambda: weights(
+                "m/model.safetensors",
+                lambda t: t["transformer.wte.weight"][0, 0].fill_(float("inf")),
+            ),
+        },
+    ),
     "file absent": (f"{ASK} --file a.jsonl", "a.jsonl", {"m": LM}),
-    "file without prompts": (f"{ASK} --file a.jsonl", "no field 'prompt', a.jsonl, line 1", {"m": LM, "a.jsonl": REVIEWS}),
-    "prompt not a number": (f"{ASK} --file a.jsonl", "bad JSON (NaN", {"m": LM, "a.jsonl": '{"prompt": NaN}'}),
-    "prompt empty": (f"{ASK} --file a.jsonl", "'prompt' is empty, a.jsonl, line 1", {"m": LM, "a.jsonl": '{"prompt": ""}'}),
-    "input a number": (f"{ASK} --file a.jsonl", "'input' is a number, not a string, a.jsonl, line 1", {"m": LM, "a.jsonl": '{"instruction": "a", "input": 1}'}),
-    "prompt too long": (f"{ASK} --file a.jsonl --max-new-tokens 9", "n_positions, 64, a.jsonl, line 2; shorten", {"m": LM, "a.jsonl": '{"prompt": "a"}\n{"prompt": "%s"}' % ("a " * 99)}),
-    "config.json nested without end": (f"{ASK} --prompt a", "not JSON, m/config.json", {"m": LM, "m/config.json": "[" * 100_000}),
-    "config.json a folder": (f"{ASK} --prompt a", "m/config.json", {"m": LM, "x": lambda: (Path("m/config.json").unlink(), Path("m/config.json").mkdir())}),
-    "special tokens without room": (f"{ASK} --prompt a", "gptft.special_tokens", {"m": LM, "x": lambda: edit("m/config.json", lambda c: c | {"gptft": {"special_tokens": ["<a>"]}})}),
-}  # fmt: skip
+    "file without prompts": (
+        f"{ASK} --file a.jsonl",
+        "no field 'prompt', a.jsonl, line 1",
+        {"m": LM, "a.jsonl": REVIEWS},
+    ),
+    "prompt not a number": (
+        f"{ASK} --file a.jsonl",
+        "bad JSON (NaN",
+        {"m": LM, "a.jsonl": '{"prompt": NaN}'},
+    ),
+    "prompt empty": (
+        f"{ASK} --file a.jsonl",
+        "'prompt' is empty, a.jsonl, line 1",
+        {"m": LM, "a.jsonl": '{"prompt": ""}'},
+    ),
+    "input a number": (
+        f"{ASK} --file a.jsonl",
+        "'input' is a number, not a string, a.jsonl, line 1",
+        {"m": LM, "a.jsonl": '{"instruction": "a", "input": 1}'},
+    ),
+    "prompt too long": (
+        f"{ASK} --file a.jsonl --max-new-tokens 9",
+        "n_positions, 64, a.jsonl, line 2; shorten",
+        {"m": LM, "a.jsonl": '{"prompt": "a"}\n{"prompt": "%s"}' % ("a " * 99)},
+    ),
+    "config.json nested without end": (
+        f"{ASK} --prompt a",
+        "not JSON, m/config.json",
+        {"m": LM, "m/config.json": "[" * 100_000},
+    ),
+    "config.json a folder": (
+        f"{ASK} --prompt a",
+        "m/config.json",
+        {"m": LM, "x": lambda: (Path("m/config.json").unlink(), Path("m/config.json").mkdir())},
+    ),
+    "special tokens without room": (
+        f"{ASK} --prompt a",
+        "gptft.special_tokens",
+        {
+            "m": LM,
+            "x": lambda: edit(
+                "m/config.json", lambda c: c | {"gptft": {"special_tokens": ["<a>"]}}
+            ),
+        },
+    ),
+}
 
 
 PREDICT = {
@@ -465,16 +976,40 @@ PREDICT = {
     "no model anywhere": ("a", "no classifier in a folder under runs/"),
     "model unknown": ("a --model m", "no such model, m;"),
     "a language model": ("a --model m", "a language model has no classes, m;", {"m": LM}),
-    "empty text": (["", "--model", "m"], "field 'text' is empty, command line, line 1", {"m": CLASSIFIER}),
+    "empty text": (
+        ["", "--model", "m"],
+        "field 'text' is empty, command line, line 1",
+        {"m": CLASSIFIER},
+    ),
     "file absent": ("--model m --file a.txt", "a.txt", {"m": CLASSIFIER}),
     "file is a folder": ("--model m --file a.txt", "a.txt", {"m": CLASSIFIER, "a.txt": None}),
-    "file binary": ("--model m --file a.txt", "not UTF-8 (invalid start byte), a.txt, line 2", {"m": CLASSIFIER, "a.txt": b"one\n\xff"}),
-    "file of another kind": ("--model m --file a.pdf", "must end in .jsonl, ", {"m": CLASSIFIER, "a.pdf": "x"}),
-    "text missing": ("--model m --file a.jsonl", "no field 'text', a.jsonl, line 1", {"m": CLASSIFIER, "a.jsonl": TASKS}),
+    "file binary": (
+        "--model m --file a.txt",
+        "not UTF-8 (invalid start byte), a.txt, line 2",
+        {"m": CLASSIFIER, "a.txt": b"one\n\xff"},
+    ),
+    "file of another kind": (
+        "--model m --file a.pdf",
+        "must end in .jsonl, ",
+        {"m": CLASSIFIER, "a.pdf": "x"},
+    ),
+    "text missing": (
+        "--model m --file a.jsonl",
+        "no field 'text', a.jsonl, line 1",
+        {"m": CLASSIFIER, "a.jsonl": TASKS},
+    ),
     "run.json damaged": ("a --model m", "m/run.json", {"m": CLASSIFIER, "m/run.json": "{"}),
-    "run.json without length": ("a --model m", "m/run.json", {"m": CLASSIFIER, "m/run.json": '{"options": []}'}),
-    "weights cut short": ("a --model m", "m/model.safetensors", {"m": CLASSIFIER, "x": lambda: cut("m/model.safetensors")}),
-}  # fmt: skip
+    "run.json without length": (
+        "a --model m",
+        "m/run.json",
+        {"m": CLASSIFIER, "m/run.json": '{"options": []}'},
+    ),
+    "weights cut short": (
+        "a --model m",
+        "m/model.safetensors",
+        {"m": CLASSIFIER, "x": lambda: cut("m/model.safetensors")},
+    ),
+}
 
 
 def finished(**change):
@@ -498,28 +1033,100 @@ REPORT = {
     "not finished": ("b", "not a finished run", {"b": STATE}),
     "results empty": ("b", "b/results.json", finished(**{"b/results.json": b""})),
     "results binary": ("b", "b/results.json", finished(**{"b/results.json": b"\xff"})),
-    "results nested without end": ("b", "b/results.json", finished(**{"b/results.json": "[" * 100_000})),
+    "results nested without end": (
+        "b",
+        "b/results.json",
+        finished(**{"b/results.json": "[" * 100_000}),
+    ),
     "results a list": ("b", "b/results.json", finished(**{"b/results.json": "[]"})),
-    "results without classes": ("b", "not what a run writes (KeyError('classes')), b;", results(lambda r: {k: v for k, v in r.items() if k != "classes"})),
+    "results without classes": (
+        "b",
+        "not what a run writes (KeyError('classes')), b;",
+        results(lambda r: {k: v for k, v in r.items() if k != "classes"}),
+    ),
     "results without test": ("b", "not what a run writes", results(lambda r: r | {"test": {}})),
-    "results with words for numbers": ("b", "not what a run writes", results(lambda r: r | {"test": r["test"] | {"accuracy": "x"}})),
-    "results with half a confusion": ("b", "not what a run writes", results(lambda r: r | {"test": r["test"] | {"confusion": [1]}})),
-    "results of another task": ("b", "not what a run writes", results(lambda r: r | {"task": "instructions"})),
+    "results with words for numbers": (
+        "b",
+        "not what a run writes",
+        results(lambda r: r | {"test": r["test"] | {"accuracy": "x"}}),
+    ),
+    "results with half a confusion": (
+        "b",
+        "not what a run writes",
+        results(lambda r: r | {"test": r["test"] | {"confusion": [1]}}),
+    ),
+    "results of another task": (
+        "b",
+        "not what a run writes",
+        results(lambda r: r | {"task": "instructions"}),
+    ),
     "run.json damaged": ("b", "b/run.json", finished(**{"b/run.json": '{"options": '})),
-    "run.json with a list for options": ("b", "not what a run writes", finished(**{"b/run.json": '{"options": [1]}'})),
-    "metrics.jsonl binary": ("b", "not UTF-8 (invalid start byte), b/metrics.jsonl, line 1", finished(**{"b/metrics.jsonl": b"\xff"})),
-    "metrics.jsonl with words for numbers": ("b", "not what a run writes", finished(**{"b/metrics.jsonl": '{"step": "x", "loss": "y"}'})),
-    "metrics.jsonl cut short": ("b", "b/metrics.jsonl, line 2", finished(**{"b/metrics.jsonl": '{"step": 1, "val": {}}\n{"step": 2, "lo'})),
-    "examples.jsonl of another task": ("b", "not what a run writes", finished(**{"b/examples.jsonl": '{"id": 1}'})),
-    "predictions absent": ("a b", "b/predictions.jsonl", finished(x=lambda: Path("b/predictions.jsonl").unlink())),
-    "predictions of another task": ("a b", "not a prediction, b/predictions.jsonl, line 1", predictions({"id": 1, "response": "x"})),
-    "predictions with words": ("a b", "b/predictions.jsonl, line 1", predictions({"id": 1, "label": 0, "probabilities": ["a", "b"]})),
-    "predictions of another class": ("a b", "b/predictions.jsonl, line 1", predictions({"id": 1, "label": 2, "probabilities": [0.5, 0.5]})),
-    "predictions not a number": ("a b", "b/predictions.jsonl, line 1", predictions({"id": 1, "label": 0, "probabilities": [float("nan"), 1]})),
-    "predictions twice": ("a b", "b/predictions.jsonl, line 2", predictions(*[{"id": "r1", "label": 0, "probabilities": [0.5, 0.5]}] * 2)),
-    "predictions with a list for id": ("a b", "b/predictions.jsonl, line 1", predictions({"id": [], "label": 0, "probabilities": [1, 0]})),
-    "predictions of other rows": ("a b", "no test row in common", predictions({"id": "x", "label": 0, "probabilities": [1, 0]})),
-}  # fmt: skip
+    "run.json with a list for options": (
+        "b",
+        "not what a run writes",
+        finished(**{"b/run.json": '{"options": [1]}'}),
+    ),
+    "metrics.jsonl binary": (
+        "b",
+        "not UTF-8 (invalid start byte), b/metrics.jsonl, line 1",
+        finished(**{"b/metrics.jsonl": b"\xff"}),
+    ),
+    "metrics.jsonl with words for numbers": (
+        "b",
+        "not what a run writes",
+        finished(**{"b/metrics.jsonl": '{"step": "x", "loss": "y"}'}),
+    ),
+    "metrics.jsonl cut short": (
+        "b",
+        "b/metrics.jsonl, line 2",
+        finished(**{"b/metrics.jsonl": '{"step": 1, "val": {}}\n{"step": 2, "lo'}),
+    ),
+    "examples.jsonl of another task": (
+        "b",
+        "not what a run writes",
+        finished(**{"b/examples.jsonl": '{"id": 1}'}),
+    ),
+    "predictions absent": (
+        "a b",
+        "b/predictions.jsonl",
+        finished(x=lambda: Path("b/predictions.jsonl").unlink()),
+    ),
+    "predictions of another task": (
+        "a b",
+        "not a prediction, b/predictions.jsonl, line 1",
+        predictions({"id": 1, "response": "x"}),
+    ),
+    "predictions with words": (
+        "a b",
+        "b/predictions.jsonl, line 1",
+        predictions({"id": 1, "label": 0, "probabilities": ["a", "b"]}),
+    ),
+    "predictions of another class": (
+        "a b",
+        "b/predictions.jsonl, line 1",
+        predictions({"id": 1, "label": 2, "probabilities": [0.5, 0.5]}),
+    ),
+    "predictions not a number": (
+        "a b",
+        "b/predictions.jsonl, line 1",
+        predictions({"id": 1, "label": 0, "probabilities": [float("nan"), 1]}),
+    ),
+    "predictions twice": (
+        "a b",
+        "b/predictions.jsonl, line 2",
+        predictions(*[{"id": "r1", "label": 0, "probabilities": [0.5, 0.5]}] * 2),
+    ),
+    "predictions with a list for id": (
+        "a b",
+        "b/predictions.jsonl, line 1",
+        predictions({"id": [], "label": 0, "probabilities": [1, 0]}),
+    ),
+    "predictions of other rows": (
+        "a b",
+        "no test row in common",
+        predictions({"id": "x", "label": 0, "probabilities": [1, 0]}),
+    ),
+}
 
 BENCHMARK = {
     "nothing to measure": ("", "PART"),
@@ -530,13 +1137,25 @@ BENCHMARK = {
 }
 
 ROWS = [
-    *((imdb.main, "prep imdb", IMDB), (alpaca.main, "prep alpaca", ALPACA), (gpt2.main, "prep gpt2", GPT2_ROWS)),
-    *((train_logreg.main, "logreg", LOGREG), (finetune_imdb.main, "imdb", IMDB_TUNING), (finetune_alpaca.main, "alpaca", ALPACA_TUNING)),
+    *(
+        (imdb.main, "prep imdb", IMDB),
+        (alpaca.main, "prep alpaca", ALPACA),
+        (gpt2.main, "prep gpt2", GPT2_ROWS),
+    ),
+    *(
+        (train_logreg.main, "logreg", LOGREG),
+        (finetune_imdb.main, "imdb", IMDB_TUNING),
+        (finetune_alpaca.main, "alpaca", ALPACA_TUNING),
+    ),
     *((pretrain.main, "pretrain", PRETRAIN), (gptft.generate.main, "generate", GENERATE)),
     *((gptft.predict.main, "predict", PREDICT), (gptft.report.main, "report", REPORT)),
     (benchmark.main, "benchmark", BENCHMARK),
 ]
-ROWS = [pytest.param(main, *row, *([{}] if len(row) == 2 else []), id=f"{command}: {name}") for main, command, rows in ROWS for name, row in rows.items()]  # fmt: skip
+ROWS = [
+    pytest.param(main, *row, *([{}] if len(row) == 2 else []), id=f"{command}: {name}")
+    for main, command, rows in ROWS
+    for name, row in rows.items()
+]
 
 
 @pytest.mark.parametrize("main, argv, says, files", ROWS)
@@ -566,7 +1185,11 @@ def test_a_message_neither_floods_nor_steers_the_terminal(capsys):
 
     assert main([]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: label ?[2J?1m?xxx") and err.endswith("x, a.jsonl, line 1; mend it\n") and len(err) < 2100
+    assert (
+        err.startswith("error: label ?[2J?1m?xxx")
+        and err.endswith("x, a.jsonl, line 1; mend it\n")
+        and len(err) < 2100
+    )
 
 
 def test_names_that_no_terminal_can_show(stock, tmp_path, capsys):
@@ -581,9 +1204,14 @@ def test_names_that_no_terminal_can_show(stock, tmp_path, capsys):
 
 
 def test_standard_input_that_is_not_text(stock, capfd, monkeypatch):
-    for main, argv in ((gptft.generate.main, "--interactive --max-new-tokens 1"), (gptft.predict.main, "")):
+    for main, argv in (
+        (gptft.generate.main, "--interactive --max-new-tokens 1"),
+        (gptft.predict.main, ""),
+    ):
         shutil.copytree(stock("lm" if argv else "classifier"), "m", dirs_exist_ok=True)
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xff\n"), encoding="utf-8"))
+        monkeypatch.setattr(
+            "sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xff\n"), encoding="utf-8")
+        )
         assert main(f"--model m {argv} --device cpu --precision fp32".split()) == 2
         last = capfd.readouterr().err.splitlines()[-1]
         assert last.startswith("error: not UTF-8 (invalid start byte), standard input")
@@ -594,7 +1222,9 @@ def test_half_a_character_in_a_field_that_is_passed_on(stock):
     shutil.copytree(stock("lm"), "m")
     record = '{"prompt": "a", "note": "\\ud83d"}'
     Path("a.jsonl").write_text(record, encoding="utf-8")
-    assert gptft.generate.main(f"{ASK} --file a.jsonl --out b.jsonl --max-new-tokens 1".split()) == 0
+    assert (
+        gptft.generate.main(f"{ASK} --file a.jsonl --out b.jsonl --max-new-tokens 1".split()) == 0
+    )
     text = Path("b.jsonl").read_text(encoding="utf-8")
     assert '"note": "\\ud83d"' in text and json.loads(text)["note"] == "\ud83d"
 
@@ -603,9 +1233,20 @@ def test_a_page_shows_markup_and_does_not_run_it(stock):
     """What stands in a run's files, which may come from elsewhere, is text: no tag of it reaches the report's page."""
     shutil.copytree(stock("finished"), "run")
     tag = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    edit("run/results.json", lambda r: r | {"model": tag, "data": tag, "classes": [tag, f'">{tag}']})
-    Path("run/run.json").write_text(json.dumps({"command": tag, "options": {"data": tag}}), encoding="utf-8")
-    row = {"id": tag, "label": 0, "probabilities": [0.9, 0.1], "words": 2, "text": tag, "tokens": [[tag, 1.0], [tag, -1.0]]}
+    edit(
+        "run/results.json", lambda r: r | {"model": tag, "data": tag, "classes": [tag, f'">{tag}']}
+    )
+    Path("run/run.json").write_text(
+        json.dumps({"command": tag, "options": {"data": tag}}), encoding="utf-8"
+    )
+    row = {
+        "id": tag,
+        "label": 0,
+        "probabilities": [0.9, 0.1],
+        "words": 2,
+        "text": tag,
+        "tokens": [[tag, 1.0], [tag, -1.0]],
+    }
     Path("run/examples.jsonl").write_text(lines(row), encoding="utf-8")
     assert gptft.report.main(["run"]) == 0
     page = Path("run/report.html").read_text(encoding="utf-8")
@@ -620,7 +1261,15 @@ def test_a_note_on_a_download_that_is_nested_without_end():
     assert offset == 0 and "Range" not in headers
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK\3\4", b"\x93NUMPY\1\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"PK\3\4",
+        b"\x93NUMPY\1\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+        None,
+    ],
+)
 def test_a_damaged_cache_is_made_again(damage, tokenizer):
     """The cached token ids may be cut short, emptied, or replaced by what numpy would have to unpickle."""
     texts, stem = ["One.", "two words"], Path("cache/train")
@@ -636,8 +1285,27 @@ def test_a_damaged_cache_is_made_again(damage, tokenizer):
 # ---------------------------------------------------------------- nothing that is read is run
 
 MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml", "code", "pty", "commands"}
-NETWORK = {"socket", "urllib", "http", "ftplib", "smtplib", "ssl", "asyncio", "requests"}  # download.py's alone
-CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "tar.extract", "tar.extractall", "tempfile.mktemp"}
+NETWORK = {
+    "socket",
+    "urllib",
+    "http",
+    "ftplib",
+    "smtplib",
+    "ssl",
+    "asyncio",
+    "requests",
+}  # download.py's alone
+CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "tar.extract",
+    "tar.extractall",
+    "tempfile.mktemp",
+}
 
 
 def offences(source, name):
@@ -646,12 +1314,23 @@ def offences(source, name):
     for node in ast.walk(ast.parse(source)):
         bad = False
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            modules = (
+                [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
             forbidden = MODULES if name == "download.py" else MODULES | NETWORK
             bad = bool({module.split(".")[0] for module in modules} & forbidden)
         elif isinstance(node, ast.Call):
-            called, words = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-            bad = called in CALLS or called.startswith(("os.exec", "os.spawn")) or words.get("shell", "False") != "False"
+            called, words = (
+                ast.unparse(node.func),
+                {word.arg: ast.unparse(word.value) for word in node.keywords},
+            )
+            bad = (
+                called in CALLS
+                or called.startswith(("os.exec", "os.spawn"))
+                or words.get("shell", "False") != "False"
+            )
             bad |= called == "torch.load" and words.get("weights_only") != "True"
             bad |= words.get("allow_pickle", "False") != "False"
             bad |= called.startswith("subprocess.get")  # by a shell
@@ -662,13 +1341,33 @@ def offences(source, name):
 
 def test_no_source_runs_what_it_reads():
     """No eval or exec, no pickle, no shell, no unpacking of archives; and one file alone speaks to the network."""
-    assert [line for path in SOURCES for line in offences(path.read_text(encoding="utf-8"), path.name)] == []
+    assert [
+        line for path in SOURCES for line in offences(path.read_text(encoding="utf-8"), path.name)
+    ] == []
 
 
-@pytest.mark.parametrize("source", [
-    "eval('1')", "exec(text)", "import pickle", "from pickle import loads", "import yaml", "torch.load(f)", "torch.load(f, weights_only=False)",
-    "np.load(f, allow_pickle=True)", "os.system('ls')", "subprocess.run('ls', shell=True)", "subprocess.getoutput(line)",
-    "os.execv(path, [])", "tar.extractall(path)", "import urllib.request", "from http import client", "__import__(name)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "exec(text)",
+        "import pickle",
+        "from pickle import loads",
+        "import yaml",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=True)",
+        "os.system('ls')",
+        "subprocess.run('ls', shell=True)",
+        "subprocess.getoutput(line)",
+        "os.execv(path, [])",
+        "tar.extractall(path)",
+        "import urllib.request",
+        "from http import client",
+        "__import__(name)",
+    ],
+)
 def test_the_search_finds_what_it_should(source):
-    assert len(offences(source, "x.py")) == 1 and not offences("model.eval(); torch.load(f, weights_only=True)", "x.py")
+    assert len(offences(source, "x.py")) == 1 and not offences(
+        "model.eval(); torch.load(f, weights_only=True)", "x.py"
+    )

@@ -29,10 +29,18 @@ def counted(texts, max_n, min_documents, presence):
     bags = []
     for text in texts:
         words = text.split()
-        bags.append(Counter(" ".join(words[i : i + n]) for n in range(1, max_n + 1) for i in range(len(words) - n + 1)))
+        bags.append(
+            Counter(
+                " ".join(words[i : i + n])
+                for n in range(1, max_n + 1)
+                for i in range(len(words) - n + 1)
+            )
+        )
     documents = Counter(ngram for bag in bags for ngram in bag)
     most = 1 if presence else max(map(len, texts))
-    return {g: [min(bag[g], most) for bag in bags] for g, n in documents.items() if n >= min_documents}
+    return {
+        g: [min(bag[g], most) for bag in bags] for g, n in documents.items() if n >= min_documents
+    }
 
 
 def random_texts(n, seed, vocabulary="abcdefgh", longest=15):
@@ -47,7 +55,9 @@ def test_same_words_and_counts_as_scikit_learn():
     by_row, by_column = bag.fit(documents)
     expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")
     names = bag.names(range(len(bag.ngrams)), vocabulary)
-    assert dict(zip(names, by_column.lengths)) == dict(zip(expected["words"].item().split("\n"), expected["counts"]))
+    assert dict(zip(names, by_column.lengths)) == dict(
+        zip(expected["words"].item().split("\n"), expected["counts"])
+    )
 
 
 @pytest.mark.parametrize("presence", [True, False])
@@ -55,7 +65,10 @@ def test_same_words_and_counts_as_scikit_learn():
 def test_ngrams_are_those_of_a_plain_counter(max_n, min_documents, presence):
     # Guards against n-grams across two texts, a text counted twice, and columns lost or shared by two n-grams.
     texts = TEXTS + random_texts(60, seed=max_n)
-    bag, (documents, vocabulary) = BagOfNgrams(max_n, min_documents, presence), number_words(texts, marks=True)
+    bag, (documents, vocabulary) = (
+        BagOfNgrams(max_n, min_documents, presence),
+        number_words(texts, marks=True),
+    )
     by_row, by_column = bag.fit(documents)
     expected = counted(texts, max_n, min_documents, presence)
     names = bag.names(range(len(bag.ngrams)), vocabulary)
@@ -68,12 +81,17 @@ def test_ngrams_are_those_of_a_plain_counter(max_n, min_documents, presence):
 def test_transform_finds_the_columns_of_fit_and_nothing_else():
     train = random_texts(50, seed=1)
     test = ["", "new a b", "h new h", "a b c d", "newer", *random_texts(30, 2, "abcdxyz")]
-    bag, (documents, vocabulary) = BagOfNgrams(3, 2, presence=True), number_words([*train, *test], marks=True)
+    bag, (documents, vocabulary) = (
+        BagOfNgrams(3, 2, presence=True),
+        number_words([*train, *test], marks=True),
+    )
     bag.fit(documents.texts(0, len(train)))
     names = bag.names(range(len(bag.ngrams)), vocabulary)
     seen = counted(test, 3, 1, presence=True)
     expected = np.array([seen.get(name, [0] * len(test)) for name in names]).T
-    assert (dense(bag.transform(documents.texts(len(train), documents.n)), len(names)) == expected).all()
+    assert (
+        dense(bag.transform(documents.texts(len(train), documents.n)), len(names)) == expected
+    ).all()
 
 
 def test_keys_longer_than_the_sort_can_hold_are_divided_into_more_parts(monkeypatch):
@@ -87,7 +105,9 @@ def test_keys_longer_than_the_sort_can_hold_are_divided_into_more_parts(monkeypa
     divided_rows = divided.transform(documents)
     assert len(divided._known[2]) > len(plain._known[2])
     order = [plain.names([c], vocabulary)[0] for c in range(len(plain.ngrams))]
-    index = {name: c for c, name in enumerate(divided.names(range(len(divided.ngrams)), vocabulary))}
+    index = {
+        name: c for c, name in enumerate(divided.names(range(len(divided.ngrams)), vocabulary))
+    }
     a, b = dense(plain_rows, len(order)), dense(divided_rows, len(order))
     assert (a == b[:, [index[name] for name in order]]).all()
 
@@ -97,7 +117,11 @@ def test_more_documents_than_fit_16_bits():
     bag, (documents, vocabulary) = BagOfNgrams(2, 2, presence=True), number_words(texts)
     by_row, by_column = bag.fit(documents)
     names = bag.names(range(len(bag.ngrams)), vocabulary)
-    expected = {"end": 70_000} | {f"w{k}": 10_000 for k in range(7)} | {f"w{k} end": 10_000 for k in range(7)}
+    expected = (
+        {"end": 70_000}
+        | {f"w{k}": 10_000 for k in range(7)}
+        | {f"w{k} end": 10_000 for k in range(7)}
+    )
     assert dict(zip(names, by_column.lengths)) == expected and (by_row.lengths == 3).all()
 
 
@@ -106,7 +130,9 @@ def test_texts_almost_without_words(texts):
     bag, (documents, _) = BagOfNgrams(4, 2, presence=True), number_words(texts, marks=True)
     by_row, by_column = bag.fit(documents)
     assert len(bag.ngrams) == 0 and by_row.sums(np.zeros(0)).tolist() == [0.0] * len(texts)
-    assert by_column.sums(np.ones(len(texts))).shape == (0,) and by_column.below(1).lengths.shape == (0,)
+    assert by_column.sums(np.ones(len(texts))).shape == (0,) and by_column.below(
+        1
+    ).lengths.shape == (0,)
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 18])

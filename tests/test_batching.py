@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from gptft.config import TrainOptions
-from gptft.data.batching import BUCKETS, TrainBatches, bucket_length, classifier_batch, epoch_batches, eval_batches
+from gptft.data.batching import (
+    BUCKETS,
+    TrainBatches,
+    bucket_length,
+    classifier_batch,
+    epoch_batches,
+    eval_batches,
+)
 from gptft.data.imdb import IMDbDataset, Review
 from gptft.data.tokens import TokenStore, cache_stem
 
@@ -21,7 +28,9 @@ def dataset(tokenizer):
 def test_store_holds_the_tokens_of_each_text(tokenizer):
     store = TokenStore.build(TEXTS, tokenizer)
     assert [list(store[i]) for i in range(len(store))] == [tokenizer.encode(text) for text in TEXTS]
-    assert store.ids.dtype == np.uint16 and list(store.lengths) == [len(tokenizer.encode(text)) for text in TEXTS]
+    assert store.ids.dtype == np.uint16 and list(store.lengths) == [
+        len(tokenizer.encode(text)) for text in TEXTS
+    ]
 
 
 def test_cache_is_read_when_fresh_and_not_when_stale(tokenizer, tmp_path, monkeypatch):
@@ -34,7 +43,9 @@ def test_cache_is_read_when_fresh_and_not_when_stale(tokenizer, tmp_path, monkey
     # One changed text, or the same characters cut elsewhere, is another list.
     for changed in (["One", *TEXTS[1:]], ["onet", "", "wo words", *TEXTS[3:]]):
         assert list(TokenStore.build(changed, tokenizer, stem)[0]) == tokenizer.encode(changed[0])
-        assert len(list(stem.parent.iterdir())) == 2  # the stale pair is gone, no temporary file is left
+        assert (
+            len(list(stem.parent.iterdir())) == 2
+        )  # the stale pair is gone, no temporary file is left
 
 
 def test_folder_that_cannot_be_written_means_no_cache(tokenizer, tmp_path):
@@ -49,7 +60,16 @@ def test_where_caches_go(tmp_path):
 
 
 def test_bucket_lengths():
-    assert [bucket_length(n) for n in (1, 32, 33, 256, 257, 513, 1024, 1500)] == [32, 32, 64, 256, 288, 640, 1024, 1500]
+    assert [bucket_length(n) for n in (1, 32, 33, 256, 257, 513, 1024, 1500)] == [
+        32,
+        32,
+        64,
+        256,
+        288,
+        640,
+        1024,
+        1500,
+    ]
     assert bucket_length(165, limit=180) == 180 and bucket_length(100, limit=180) == 128
     assert list(BUCKETS) == sorted(BUCKETS)
 
@@ -58,9 +78,13 @@ def test_an_epoch_is_a_permutation_fixed_by_seed_and_number():
     lengths = np.random.default_rng(0).integers(1, 300, size=1003)
     batches = epoch_batches(lengths, 8, seed=1, epoch=0)
     assert sorted(np.concatenate(batches)) == list(range(1003)) and len(batches) == 126
-    same, other_epoch, other_seed = (epoch_batches(lengths, 8, *key) for key in ((1, 0), (1, 1), (2, 0)))
+    same, other_epoch, other_seed = (
+        epoch_batches(lengths, 8, *key) for key in ((1, 0), (1, 1), (2, 0))
+    )
     assert all(map(np.array_equal, batches, same))
-    assert not all(map(np.array_equal, batches, other_epoch)) and not all(map(np.array_equal, batches, other_seed))
+    assert not all(map(np.array_equal, batches, other_epoch)) and not all(
+        map(np.array_equal, batches, other_seed)
+    )
 
 
 def test_batches_hold_rows_of_similar_length_in_random_order():
@@ -69,7 +93,9 @@ def test_batches_hold_rows_of_similar_length_in_random_order():
     padding = 1 - lengths.sum() / sum(lengths[b].max() * len(b) for b in batches)
     assert padding < 0.08  # a random order wastes nearly half
     means = np.array([lengths[b].mean() for b in batches])
-    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25  # no drift from short to long
+    assert (
+        abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25
+    )  # no drift from short to long
 
 
 def test_a_run_begins_with_its_longest_row_and_so_does_an_evaluation(dataset):
@@ -79,7 +105,9 @@ def test_a_run_begins_with_its_longest_row_and_so_does_an_evaluation(dataset):
     assert lengths[first[0]].max() == lengths.max()
     assert sorted(np.concatenate(first)) == list(range(1000)) and len(first[0]) == 16
     assert lengths[second[0]].max() < lengths.max()
-    assert len(epoch_batches(np.full(10, 99), 4, seed=0, epoch=0)[0]) == 4  # not the short one, which needs less
+    assert (
+        len(epoch_batches(np.full(10, 99), 4, seed=0, epoch=0)[0]) == 4
+    )  # not the short one, which needs less
     first_pass = next(eval_batches(dataset, classifier_batch, 0, 4))
     assert first_pass.lengths.max() == dataset.lengths.max()
 
@@ -97,18 +125,27 @@ def test_batch_contents(dataset, tokenizer):
 
 def test_micro_batches_are_a_partition_of_the_step(dataset):
     whole = TrainBatches(dataset, classifier_batch, 0, TrainOptions(epochs=2, batch_size=8))
-    parts = TrainBatches(dataset, classifier_batch, 0, TrainOptions(epochs=2, batch_size=8, micro_batch_size=3))
+    parts = TrainBatches(
+        dataset, classifier_batch, 0, TrainOptions(epochs=2, batch_size=8, micro_batch_size=3)
+    )
     assert whole.steps_per_epoch == 5 and whole.n_steps == 10
     for i in range(5):
         [one], several = whole.step(1, i), parts.step(1, i)
         assert torch.cat([b.rows for b in several]).tolist() == one.rows.tolist()
         assert max(len(b.rows) for b in several) <= 3
-    assert TrainBatches(dataset, classifier_batch, 0, TrainOptions(epochs=2, batch_size=8, max_steps=7)).n_steps == 7
+    assert (
+        TrainBatches(
+            dataset, classifier_batch, 0, TrainOptions(epochs=2, batch_size=8, max_steps=7)
+        ).n_steps
+        == 7
+    )
 
 
 def test_evaluation_counts_each_row_once(dataset):
     for batch_size in (1, 5, 64):
         rows = torch.cat([b.rows for b in eval_batches(dataset, classifier_batch, 0, batch_size)])
         assert sorted(rows.tolist()) == list(range(37))
-    some = torch.cat([b.rows for b in eval_batches(dataset, classifier_batch, 0, 4, rows=np.array([30, 2, 7]))])
+    some = torch.cat(
+        [b.rows for b in eval_batches(dataset, classifier_batch, 0, 4, rows=np.array([30, 2, 7]))]
+    )
     assert sorted(some.tolist()) == [2, 7, 30]

@@ -8,7 +8,13 @@ import torch
 
 from gptft import cooccurrence
 from gptft.config import GPT2Config
-from gptft.cooccurrence import context_tokens, cooccurrences, count_vectors, embed_by_counts, positive_information
+from gptft.cooccurrence import (
+    context_tokens,
+    cooccurrences,
+    count_vectors,
+    embed_by_counts,
+    positive_information,
+)
 from gptft.errors import UserError
 from gptft.model import GPT2
 
@@ -29,9 +35,16 @@ def test_information_is_the_formula():
     counts = np.random.default_rng(0).poisson(0.7, (30, 8)).astype(np.float32)
     counts[3] = 0
     p_context = counts.sum(0) ** 0.75 / (counts.sum(0) ** 0.75).sum()
-    expected = [[max(0.0, math.log(c / counts[v].sum() / p_context[k])) if c else 0.0 for k, c in enumerate(row)]
-                for v, row in enumerate(counts)]  # fmt: skip
-    torch.testing.assert_close(positive_information(torch.from_numpy(counts)), torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    expected = [
+        [
+            max(0.0, math.log(c / counts[v].sum() / p_context[k])) if c else 0.0
+            for k, c in enumerate(row)
+        ]
+        for v, row in enumerate(counts)
+    ]
+    torch.testing.assert_close(
+        positive_information(torch.from_numpy(counts)), torch.tensor(expected), atol=1e-5, rtol=1e-4
+    )
 
 
 def interchangeable(n=4000, seed=0):
@@ -41,7 +54,9 @@ def interchangeable(n=4000, seed=0):
     return (2 * group + rng.integers(0, 2, n)).astype(np.uint16)
 
 
-@pytest.mark.parametrize("n_contexts", [24, 16])  # 16: as with a real vocabulary, some tokens are no contexts themselves
+@pytest.mark.parametrize(
+    "n_contexts", [24, 16]
+)  # 16: as with a real vocabulary, some tokens are no contexts themselves
 def test_tokens_that_stand_in_the_same_places_get_similar_vectors(monkeypatch, n_contexts):
     monkeypatch.setattr(cooccurrence, "CONTEXTS", n_contexts)
     torch.manual_seed(0)
@@ -72,7 +87,9 @@ def test_inner_products_are_those_of_an_exact_decomposition():
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     exact *= np.minimum(1, lengths.mean() / lengths)
     found = count_vectors(stream, contexts, 24, 6).double().numpy()
-    np.testing.assert_allclose(found @ found.T, exact @ exact.T, atol=0.02 * cooccurrence.STD**2 * 6)
+    np.testing.assert_allclose(
+        found @ found.T, exact @ exact.T, atol=0.02 * cooccurrence.STD**2 * 6
+    )
 
 
 def test_a_stream_that_tells_nothing_gives_no_nan():
@@ -82,5 +99,8 @@ def test_a_stream_that_tells_nothing_gives_no_nan():
 
 
 def test_too_few_different_tokens():
-    with pytest.raises(UserError, match="--embedding counts needs at least 8 different tokens to count, but the data has 3"):
+    with pytest.raises(
+        UserError,
+        match="--embedding counts needs at least 8 different tokens to count, but the data has 3",
+    ):
         context_tokens(np.array([0, 1, 2, 1], dtype=np.uint16), SMALL)

@@ -38,7 +38,8 @@ def test_masked_value():
 
 
 @pytest.mark.parametrize(
-    "size", [1, 3, 4, 5, 8, DEGREE - 5, DEGREE, DEGREE + 1, 8 * DEGREE + 3, CHUNK - 1, CHUNK, CHUNK + 1]
+    "size",
+    [1, 3, 4, 5, 8, DEGREE - 5, DEGREE, DEGREE + 1, 8 * DEGREE + 3, CHUNK - 1, CHUNK, CHUNK + 1],
 )
 def test_lengths_at_which_the_folding_changes(size):
     # Words, bytes, chunks: each has a border where one more must be struck out, and the start bytes lie before them.

@@ -12,7 +12,11 @@ def inputs(N=150, C=8, V=30, dtype=torch.float64):
     torch.manual_seed(0)
     targets = torch.randint(0, V, (N,))
     targets[::4] = -100
-    return torch.randn(N, C, dtype=dtype, requires_grad=True), torch.randn(V, C, dtype=dtype, requires_grad=True), targets
+    return (
+        torch.randn(N, C, dtype=dtype, requires_grad=True),
+        torch.randn(V, C, dtype=dtype, requires_grad=True),
+        targets,
+    )
 
 
 @pytest.mark.parametrize("positions", [7, 100, 1000])
@@ -21,9 +25,15 @@ def test_it_equals_the_two_steps_apart(positions, monkeypatch):
     hidden, weight, targets = inputs()
     together = linear_cross_entropy(hidden, weight, targets)
     apart = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
-    assert together.item() == pytest.approx(apart.item(), rel=1e-12) and together.dtype == torch.float64
+    assert (
+        together.item() == pytest.approx(apart.item(), rel=1e-12)
+        and together.dtype == torch.float64
+    )
     # 0.3: what comes before it in the backward pass, such as the division by the step's count, scales both gradients.
-    for one, other in zip(torch.autograd.grad(0.3 * together, (hidden, weight)), torch.autograd.grad(0.3 * apart, (hidden, weight))):
+    for one, other in zip(
+        torch.autograd.grad(0.3 * together, (hidden, weight)),
+        torch.autograd.grad(0.3 * apart, (hidden, weight)),
+    ):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
     with torch.no_grad():
         assert linear_cross_entropy(hidden, weight, targets).item() == together.item()
@@ -41,8 +51,13 @@ def test_under_autocast_the_products_are_rounded_and_nothing_else():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         together = linear_cross_entropy(hidden, weight, targets)
         apart = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
-    assert together.dtype == torch.float32 and together.item() == pytest.approx(apart.item(), rel=1e-6)
-    for one, other in zip(torch.autograd.grad(together, (hidden, weight)), torch.autograd.grad(apart, (hidden, weight))):
+    assert together.dtype == torch.float32 and together.item() == pytest.approx(
+        apart.item(), rel=1e-6
+    )
+    for one, other in zip(
+        torch.autograd.grad(together, (hidden, weight)),
+        torch.autograd.grad(apart, (hidden, weight)),
+    ):
         assert one.dtype == torch.float32 and (one - other).norm() < 0.01 * other.norm()
 
 

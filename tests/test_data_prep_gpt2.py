@@ -39,8 +39,12 @@ def site(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "site"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(gpt2, "ADDRESSES", [f"{base}/{place}/{{size}}/{{file}}" for place in ("official", "mirror")])
-    monkeypatch.setattr(gpt2, "KNOWN", {"124M": {gpt2.DATA: ((official / gpt2.DATA).stat().st_size, None)}})
+    monkeypatch.setattr(
+        gpt2, "ADDRESSES", [f"{base}/{place}/{{size}}/{{file}}" for place in ("official", "mirror")]
+    )
+    monkeypatch.setattr(
+        gpt2, "KNOWN", {"124M": {gpt2.DATA: ((official / gpt2.DATA).stat().st_size, None)}}
+    )
     monkeypatch.setattr(gpt2, "GPT2Config", SimpleNamespace(named=lambda size: TINY))
     yield official
     server.shutdown()
@@ -180,7 +184,9 @@ def test_check_prints_each_answer_and_fails_if_one_differs(monkeypatch, capsys, 
 
 def test_known_answers_are_as_long_as_they_are_said_to_be(tokenizer):
     # They were copied from elsewhere: a letter lost on the way would change the number of tokens.
-    assert len(gpt2.IDS_ANSWER) == 18 and tokenizer.decode(gpt2.IDS_ANSWER).startswith(" was found in a field near")
+    assert len(gpt2.IDS_ANSWER) == 18 and tokenizer.decode(gpt2.IDS_ANSWER).startswith(
+        " was found in a field near"
+    )
     assert [len(tokenizer.encode(text)) for text in gpt2.PAIR_ANSWERS] == [13, 13]
     assert len(tokenizer.encode(gpt2.TURING_ANSWER)) == 39
     assert len(tokenizer.encode(gpt2.SCALING)) == len(gpt2.SCALING_LOG_PROBS) == 17
@@ -191,7 +197,10 @@ class Parrot:
 
     def __init__(self, tokenizer):
         texts = [prompt + answer for prompt, answer in zip(gpt2.PAIR, gpt2.PAIR_ANSWERS)]
-        self.known = [gpt2.IDS + gpt2.IDS_ANSWER, *map(tokenizer.encode, [*texts, gpt2.TURING + gpt2.TURING_ANSWER])]
+        self.known = [
+            gpt2.IDS + gpt2.IDS_ANSWER,
+            *map(tokenizer.encode, [*texts, gpt2.TURING + gpt2.TURING_ANSWER]),
+        ]
 
     def __call__(self, token_ids):
         logits = torch.zeros(*token_ids.shape, 50257)
@@ -217,7 +226,9 @@ def test_greedy_rows_do_not_depend_on_their_mates():
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     prompts = [[3, 1, 4, 1, 5], [9], [2, 6]]
-    assert gpt2.greedy(model, prompts, 6) == [gpt2.greedy(model, [prompt], 6)[0] for prompt in prompts]
+    assert gpt2.greedy(model, prompts, 6) == [
+        gpt2.greedy(model, [prompt], 6)[0] for prompt in prompts
+    ]
     row = [9]
     for _ in range(6):
         row.append(int(model(torch.tensor([row]))[0, -1].argmax()))
@@ -234,14 +245,18 @@ def test_log_probs_are_those_of_the_tokens_that_follow():
 
 def test_convert(tmp_path, capsys):
     assert run("--convert", FIXTURES / "tf_gpt2", "--out", tmp_path / "hf") == 0
-    ours, converted = load_model(FIXTURES / "tf_gpt2").state_dict(), load_model(tmp_path / "hf").state_dict()
+    ours, converted = (
+        load_model(FIXTURES / "tf_gpt2").state_dict(),
+        load_model(tmp_path / "hf").state_dict(),
+    )
     assert all(torch.equal(ours[name], converted[name]) for name in ours)
     assert run("--convert", FIXTURES / "tf_gpt2", "--out", tmp_path / "hf") == 2
     assert "not empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--size", "125M"], ["--check", "a", "--convert", "b"], ["--check", "nowhere"]])
+@pytest.mark.parametrize(
+    "argv", [["--size", "125M"], ["--check", "a", "--convert", "b"], ["--check", "nowhere"]]
+)
 def test_mistakes_are_one_line(argv, capsys):
     assert run(*argv) == 2
     assert capsys.readouterr().err.count("\n") == 1
-

@@ -30,7 +30,9 @@ def official():
     files = {}
     for group, count in COUNTS.items():
         for i in range(count):
-            files[f"aclImdb/{group}/{i}_{STARS[group.split('/')[1]]}.txt"] = f"Review {i} of {group}.".encode()
+            files[f"aclImdb/{group}/{i}_{STARS[group.split('/')[1]]}.txt"] = (
+                f"Review {i} of {group}.".encode()
+            )
     files["aclImdb/README"] = b"about"
     files["aclImdb/imdb.vocab"] = b"the\nand\n"
     files["aclImdb/train/labeledBow.feat"] = b"9 0:9 1:1"
@@ -60,8 +62,13 @@ def make(tmp_path):
     """make({name: bytes} to add or replace, without=names to leave out, extra=members) -> path of an archive."""
 
     def make(files=None, without=(), extra=()):
-        files = {name: data for name, data in (official() | (files or {})).items() if name not in without}
-        return write_tar(tmp_path / "a.tar.gz", [member(name, data) for name, data in files.items()] + list(extra))
+        files = {
+            name: data for name, data in (official() | (files or {})).items() if name not in without
+        }
+        return write_tar(
+            tmp_path / "a.tar.gz",
+            [member(name, data) for name, data in files.items()] + list(extra),
+        )
 
     return make
 
@@ -82,16 +89,28 @@ def test_files(make, tmp_path):
     out = tmp_path / "data" / "imdb"
     assert prepare(make(), out) == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "README", "classes.json", "test.jsonl", "train.jsonl", "unsup.jsonl", "val.jsonl",
-    ]  # fmt: skip
+        "README",
+        "classes.json",
+        "test.jsonl",
+        "train.jsonl",
+        "unsup.jsonl",
+        "val.jsonl",
+    ]
     assert [path.name for path in out.parent.iterdir()] == ["imdb"]
     splits = {split: rows(out / f"{split}.jsonl") for split in ("train", "val", "test", "unsup")}
     labels = {split: Counter(row.get("label") for row in of) for split, of in splits.items()}
-    assert labels == {"train": {0: 8, 1: 8}, "val": {0: 2, 1: 2}, "test": {0: 10, 1: 10}, "unsup": {None: 20}}
+    assert labels == {
+        "train": {0: 8, 1: 8},
+        "val": {0: 2, 1: 2},
+        "test": {0: 10, 1: 10},
+        "unsup": {None: 20},
+    }
     assert splits["test"][1] == {"id": "test/pos/0_9", "label": 1, "text": "Review 0 of test/pos."}
     assert splits["unsup"][-1] == {"id": "train/unsup/19_0", "text": "Review 19 of train/unsup."}
     ids = [row["id"] for split in ("train", "val") for row in splits[split]]
-    assert sorted(ids) == sorted(f"train/{name}/{i}_{STARS[name]}" for name in ("neg", "pos") for i in range(10))
+    assert sorted(ids) == sorted(
+        f"train/{name}/{i}_{STARS[name]}" for name in ("neg", "pos") for i in range(10)
+    )
 
 
 def test_readme_states_what_is_there(make, tmp_path):
@@ -110,7 +129,11 @@ def test_what_is_written_loads(make, tmp_path):
     prepare(make(), tmp_path / "out")
     reviews = load_reviews(str(tmp_path / "out"))
     assert reviews.classes == ["neg", "pos"] and reviews.notes == []
-    assert {split: len(of) for split, of in reviews.splits.items()} == {"train": 16, "val": 4, "test": 20}
+    assert {split: len(of) for split, of in reviews.splits.items()} == {
+        "train": 16,
+        "val": 4,
+        "test": 20,
+    }
     assert all(("neg", "pos")[review.label] in review.text for review in reviews.splits["test"])
 
 
@@ -131,7 +154,9 @@ def test_order_in_the_archive_does_not_matter(make, tmp_path):
     prepare(write_tar(archive, members), tmp_path / "b")
     prepare(archive, tmp_path / "c", "--seed", "1")
     for split in ("train", "val", "test", "unsup"):
-        assert (tmp_path / "a" / f"{split}.jsonl").read_bytes() == (tmp_path / "b" / f"{split}.jsonl").read_bytes()
+        assert (tmp_path / "a" / f"{split}.jsonl").read_bytes() == (
+            tmp_path / "b" / f"{split}.jsonl"
+        ).read_bytes()
     assert rows(tmp_path / "a" / "val.jsonl") != rows(tmp_path / "c" / "val.jsonl")
 
 
@@ -140,8 +165,13 @@ def copied(make):
     """An archive in which train/pos stands in test too, test holds a text twice, train another, unsup some of each."""
     texts = {f"train/pos/{i}_9": f"Review {i} of test/pos." for i in range(10)}
     texts["test/neg/0_2"] = texts["test/neg/1_2"] = "The same in test.<br />"
-    texts["train/neg/3_2"] = texts["train/neg/4_2"] = texts["train/unsup/0_0"] = "The same in train."
-    texts["train/unsup/1_0"], texts["train/unsup/2_0"] = "Review 3 of test/pos.", "Review 3 of train/unsup."
+    texts["train/neg/3_2"] = texts["train/neg/4_2"] = texts["train/unsup/0_0"] = (
+        "The same in train."
+    )
+    texts["train/unsup/1_0"], texts["train/unsup/2_0"] = (
+        "Review 3 of test/pos.",
+        "Review 3 of train/unsup.",
+    )
     return make({f"aclImdb/{id}.txt": text.encode() for id, text in texts.items()})
 
 
@@ -151,7 +181,10 @@ def test_copies_are_claimed_once(copied, tmp_path, capsys):
     texts = {}
     for split in ("train", "val", "test", "unsup"):
         texts[split] = [row["text"] for row in rows(tmp_path / "out" / f"{split}.jsonl")]
-    assert {split: len(of) for split, of in texts.items() if split in ("test", "unsup")} == {"test": 20, "unsup": 17}
+    assert {split: len(of) for split, of in texts.items() if split in ("test", "unsup")} == {
+        "test": 20,
+        "unsup": 17,
+    }
     assert len(texts["train"]) + len(texts["val"]) == 9 and len(set(texts["test"])) == 19
     others = texts["train"] + texts["val"] + texts["unsup"]
     assert len(set(others)) == len(others) and not set(others) & set(texts["test"])
@@ -164,7 +197,10 @@ def test_keep_duplicates(copied, tmp_path, capsys):
     """For comparison with papers every official row stays, and load_reviews says what overlaps."""
     prepare(copied, tmp_path / "out", "--keep-duplicates")
     assert "copies kept" in capsys.readouterr().out
-    sizes = {split: len(rows(tmp_path / "out" / f"{split}.jsonl")) for split in ("train", "val", "test", "unsup")}
+    sizes = {
+        split: len(rows(tmp_path / "out" / f"{split}.jsonl"))
+        for split in ("train", "val", "test", "unsup")
+    }
     assert sizes == {"train": 16, "val": 4, "test": 20, "unsup": 20}
     assert "8 texts stand in both train and test" in load_reviews(tmp_path / "out").notes
 
@@ -203,7 +239,9 @@ def test_nothing_half_written(make, tmp_path, monkeypatch, capsys, error):
 
     monkeypatch.setattr(folder, "_write_jsonl", fail_late)
     code = {OSError: 2, KeyboardInterrupt: 130}[type(error)]
-    assert prepare(archive, tmp_path / "new") == code and prepare(archive, out, "--overwrite") == code
+    assert (
+        prepare(archive, tmp_path / "new") == code and prepare(archive, out, "--overwrite") == code
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "out"]
     assert rows(out / "train.jsonl") == before
     if code == 2:
@@ -215,10 +253,22 @@ def test_nothing_half_written(make, tmp_path, monkeypatch, capsys, error):
 NEG = "aclImdb/train/neg/3_2.txt"
 BAD_ARCHIVES = [  # arguments of make, what the error must say
     (dict(without=[NEG]), "9 of 10 files in aclImdb/train/neg"),
-    (dict(extra=[member("aclImdb/test/pos/77_7.txt", b"One more.")]), "11 of 10 files in aclImdb/test/pos"),
-    (dict(without=[NEG], extra=[member("aclImdb/train/neg/4_2.txt", b"Again.")]), "stands twice in aclImdb/train/neg"),
-    (dict(without=[NEG], extra=[member("aclImdb/train/neg/3_7.txt", b"Seven.")]), "not a NUMBER_RATING.txt of train"),
-    (dict(extra=[member("aclImdb/train/pos/x_9.txt", b"x")]), "not a NUMBER_RATING.txt of train/pos"),
+    (
+        dict(extra=[member("aclImdb/test/pos/77_7.txt", b"One more.")]),
+        "11 of 10 files in aclImdb/test/pos",
+    ),
+    (
+        dict(without=[NEG], extra=[member("aclImdb/train/neg/4_2.txt", b"Again.")]),
+        "stands twice in aclImdb/train/neg",
+    ),
+    (
+        dict(without=[NEG], extra=[member("aclImdb/train/neg/3_7.txt", b"Seven.")]),
+        "not a NUMBER_RATING.txt of train",
+    ),
+    (
+        dict(extra=[member("aclImdb/train/pos/x_9.txt", b"x")]),
+        "not a NUMBER_RATING.txt of train/pos",
+    ),
     (dict(files={NEG: b""}), "a review of 0 bytes"),
     (dict(files={NEG: b" <br /> "}), "a review is empty"),
     (dict(files={NEG: b"caf\xe9"}), "a review is not UTF-8"),
@@ -227,8 +277,14 @@ BAD_ARCHIVES = [  # arguments of make, what the error must say
     (dict(extra=[member("aclImdb/../../x", b"x")]), "leaves the archive's folder"),
     (dict(extra=[member("aclImdb\\..\\x", b"x")]), "leaves the archive's folder"),
     (dict(extra=[member("C:x", b"x")]), "leaves the archive's folder"),
-    (dict(extra=[member("aclImdb/l", type=tarfile.SYMTYPE, linkname="/etc/passwd")]), "a link or a device"),
-    (dict(without=[NEG], extra=[member(NEG, type=tarfile.LNKTYPE, linkname="aclImdb/README")]), "a link or a device"),
+    (
+        dict(extra=[member("aclImdb/l", type=tarfile.SYMTYPE, linkname="/etc/passwd")]),
+        "a link or a device",
+    ),
+    (
+        dict(without=[NEG], extra=[member(NEG, type=tarfile.LNKTYPE, linkname="aclImdb/README")]),
+        "a link or a device",
+    ),
     (dict(extra=[member("aclImdb/d", type=tarfile.CHRTYPE)]), "a link or a device"),
     (dict(extra=[member("aclImdb/f", type=tarfile.FIFOTYPE)]), "a link or a device"),
 ]
@@ -237,7 +293,12 @@ BAD_ARCHIVES = [  # arguments of make, what the error must say
 def check_refused(archive, message, tmp_path, capsys):
     assert prepare(archive, tmp_path / "out") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0] and str(archive) in lines[0]
+    assert (
+        len(lines) == 1
+        and lines[0].startswith("error: ")
+        and message in lines[0]
+        and str(archive) in lines[0]
+    )
     assert [path.name for path in tmp_path.iterdir()] in ([], [archive.name])
 
 
@@ -252,11 +313,25 @@ def test_damaged_archives(make, tmp_path, capsys):
     archive = make()
     whole = archive.read_bytes()
     packer = zlib.compressobj(wbits=31)  # a whole tar, and then bytes that are no deflate
-    broken = packer.compress(gzip.decompress(whole) + bytes(1 << 16)) + packer.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 99
+    broken = (
+        packer.compress(gzip.decompress(whole) + bytes(1 << 16))
+        + packer.flush(zlib.Z_FULL_FLUSH)
+        + b"\xff" * 99
+    )
     not_tar = gzip.compress(b"hello" * 999)
-    for content in (whole[: len(whole) // 2], whole[:-6], whole[:-1], b"", b"hello", broken, not_tar):
+    for content in (
+        whole[: len(whole) // 2],
+        whole[:-6],
+        whole[:-1],
+        b"",
+        b"hello",
+        broken,
+        not_tar,
+    ):
         archive.write_bytes(content)
-        check_refused(archive, "archive is damaged or cut short" if content else "", tmp_path, capsys)
+        check_refused(
+            archive, "archive is damaged or cut short" if content else "", tmp_path, capsys
+        )
     for place in (10, 20, len(whole) // 2, len(whole) - 5):
         archive.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
         check_refused(archive, "", tmp_path, capsys)
@@ -267,7 +342,9 @@ def test_damaged_archives(make, tmp_path, capsys):
 def test_gzip_bomb(tmp_path, capsys, monkeypatch):
     """Kilobytes that unfold into gigabytes, in a file to skip or a header that is read whole, end at the limit."""
     monkeypatch.setattr(imdb, "MAX_ARCHIVE", 1 << 20)
-    archive = write_tar(tmp_path / "a.tar.gz", [member("aclImdb/train/labeledBow.feat", bytes(1 << 24))])
+    archive = write_tar(
+        tmp_path / "a.tar.gz", [member("aclImdb/train/labeledBow.feat", bytes(1 << 24))]
+    )
     check_refused(archive, "unpacks to more than 1,048,576 bytes", tmp_path, capsys)
     write_tar(archive, [member("x", bytes(1 << 24), type=tarfile.XHDTYPE)])
     check_refused(archive, "unpacks to more than 1,048,576 bytes", tmp_path, capsys)
@@ -276,7 +353,9 @@ def test_gzip_bomb(tmp_path, capsys, monkeypatch):
 def test_a_broken_sparse_map(tmp_path, capsys):
     """tarfile reads such maps with int() and lets its ValueError out."""
     sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
-    archive = write_tar(tmp_path / "a.tar.gz", [member("x", b"not\nnumbers\n" * 99, pax_headers=sparse)])
+    archive = write_tar(
+        tmp_path / "a.tar.gz", [member("x", b"not\nnumbers\n" * 99, pax_headers=sparse)]
+    )
     check_refused(archive, "archive is damaged", tmp_path, capsys)
 
 
@@ -329,7 +408,10 @@ def test_download_when_no_archive_is_given(make, tmp_path, monkeypatch):
     archive = make()
     monkeypatch.setattr(imdb, "download", download)
     assert imdb.main(["--out", str(tmp_path / "data" / "imdb")]) == 0
-    checks = {"size": 84125825, "sha256": "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"}
+    checks = {
+        "size": 84125825,
+        "sha256": "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+    }
     url = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
     assert asked == [([url], tmp_path / "data" / "aclImdb_v1.tar.gz", checks)]
 
@@ -347,7 +429,12 @@ def test_the_real_archive(monkeypatch):
     assert sizes["train/neg"] == 16289992 and sizes["train/pos"] == 16842831
     assert sizes["test/neg"] == 16067328 and sizes["test/pos"] == 16283357
     splits, copies = imdb.divide(found, seed=0, keep_duplicates=True)
-    assert [len(splits[split]) for split in ("train", "val", "test", "unsup")] == [20000, 5000, 25000, 50000]
+    assert [len(splits[split]) for split in ("train", "val", "test", "unsup")] == [
+        20000,
+        5000,
+        25000,
+        50000,
+    ]
     assert Counter(review.label for review in splits["val"]) == {0: 2500, 1: 2500}
     assert copies["test", "test"] == 199
     assert copies["train", "test"] + copies["val", "test"] == 123

@@ -1,13 +1,21 @@
 """Documents joined to a stream and cut into windows: nothing lost, nothing twice, nothing that is kept for a test."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from gptft.config import TrainOptions
-from gptft.data.documents import WindowBatches, Windows, frequent_tokens, load_documents, some_documents, window_batch
+from gptft.data.documents import (
+    WindowBatches,
+    Windows,
+    frequent_tokens,
+    load_documents,
+    some_documents,
+    window_batch,
+)
 from gptft.data.imdb import load_reviews
 from gptft.data.tokens import TokenStore
 from gptft.errors import DataError
@@ -27,9 +35,19 @@ def write(folder, **files):
 def test_what_is_kept_for_val_and_test_is_never_trained_on(tmp_path):
     """A review that also stands among the unlabelled ones would be learned by heart, and then found easy."""
     unsup = [*"abcdef", "in val", "in test", "in test"]
-    data = write(tmp_path / "d", train=["t1", "in val", "t2"], val=["in val", "v"], test=["in test", "u"], unsup=unsup)
+    data = write(
+        tmp_path / "d",
+        train=["t1", "in val", "t2"],
+        val=["in val", "v"],
+        test=["in test", "u"],
+        unsup=unsup,
+    )
     documents = load_documents(data, seed=0)
-    assert documents.splits == {"train": ["t1", "t2", *"abcdef"], "val": ["in val", "v"], "test": ["in test", "u"]}
+    assert documents.splits == {
+        "train": ["t1", "t2", *"abcdef"],
+        "val": ["in val", "v"],
+        "test": ["in test", "u"],
+    }
     assert "4 texts that stand in val or test were left out of train" in documents.notes
 
 
@@ -44,15 +62,25 @@ def test_the_split_is_the_one_of_the_classifier(tmp_path):
     path = tmp_path / "my.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for seed in range(3):
-        reviews = {split: [review.text for review in reviews] for split, reviews in load_reviews(path, seed).splits.items()}
+        reviews = {
+            split: [review.text for review in reviews]
+            for split, reviews in load_reviews(path, seed).splits.items()
+        }
         assert load_documents(str(path), seed).splits == reviews
-    assert {split: len(texts) for split, texts in load_documents("sample", 0).splits.items()} == {"train": 480, "val": 120, "test": 200}
+    assert {split: len(texts) for split, texts in load_documents("sample", 0).splits.items()} == {
+        "train": 480,
+        "val": 120,
+        "test": 200,
+    }
 
 
-@pytest.mark.parametrize("text, border, documents", [
-    ("one\nline two\n\n \nthree\r\n\r\n\r\nfour\n", "\n\n", ["one\nline two", "three", "four"]),
-    ("one\n\nstill one\n<|endoftext|>\ntwo", "<|endoftext|>", ["one\n\nstill one", "two"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, border, documents",
+    [
+        ("one\nline two\n\n \nthree\r\n\r\n\r\nfour\n", "\n\n", ["one\nline two", "three", "four"]),
+        ("one\n\nstill one\n<|endoftext|>\ntwo", "<|endoftext|>", ["one\n\nstill one", "two"]),
+    ],
+)
 def test_plain_text(tmp_path, text, border, documents):
     more = [f"filler {i}" for i in range(30)]  # so that there is something to split off
     (tmp_path / "my.txt").write_bytes(border.join([text, *more]).encode())
@@ -67,7 +95,14 @@ def test_each_document_is_ended(tokenizer):
     store = TokenStore.build(["one two", "<|endoftext|>", "3"], tokenizer, end=tokenizer.eot)
     spelled = tokenizer.encode("<|endoftext|>")  # in a text it is a text
     assert 50256 not in spelled
-    assert store.ids.tolist() == [*tokenizer.encode("one two"), 50256, *spelled, 50256, *tokenizer.encode("3"), 50256]
+    assert store.ids.tolist() == [
+        *tokenizer.encode("one two"),
+        50256,
+        *spelled,
+        50256,
+        *tokenizer.encode("3"),
+        50256,
+    ]
     assert store.ids.dtype == np.uint16 and store[2].tolist() == [18, 50256]
 
 
@@ -94,13 +129,27 @@ def test_frequent_tokens_by_hand():
 
 def test_windows_by_hand():
     windows = Windows(np.arange(10, 20, dtype=np.uint16), 4)
-    rows = [(ids.tolist(), targets.tolist()) for ids, targets in (windows[k] for k in range(len(windows)))]
-    assert rows == [([10, 11, 12, 13], [11, 12, 13, 14]), ([14, 15, 16, 17], [15, 16, 17, 18]), ([18, 19, 10, 11], [19, 10, -100, -100])]
+    rows = [
+        (ids.tolist(), targets.tolist())
+        for ids, targets in (windows[k] for k in range(len(windows)))
+    ]
+    assert rows == [
+        ([10, 11, 12, 13], [11, 12, 13, 14]),
+        ([14, 15, 16, 17], [15, 16, 17, 18]),
+        ([18, 19, 10, 11], [19, 10, -100, -100]),
+    ]
     windows.begin = 7
     rows = [(ids.tolist(), targets.tolist()) for ids, targets in (windows[k] for k in range(3))]
-    assert rows == [([17, 18, 19, 10], [18, 19, 10, 11]), ([11, 12, 13, 14], [12, 13, 14, 15]), ([15, 16, 17, 18], [16, 17, -100, -100])]
+    assert rows == [
+        ([17, 18, 19, 10], [18, 19, 10, 11]),
+        ([11, 12, 13, 14], [12, 13, 14, 15]),
+        ([15, 16, 17, 18], [16, 17, -100, -100]),
+    ]
     batch = window_batch(windows, [2, 0])
-    assert batch.token_ids.tolist() == [[15, 16, 17, 18], [17, 18, 19, 10]] and (batch.n, batch.n_tokens) == (6, 8)
+    assert batch.token_ids.tolist() == [[15, 16, 17, 18], [17, 18, 19, 10]] and (
+        batch.n,
+        batch.n_tokens,
+    ) == (6, 8)
 
 
 def test_windows_of_a_vocabulary_learn_only_its_tokens():
@@ -122,13 +171,22 @@ def epoch_of(batches, epoch):
     return pairs, rows
 
 
-@pytest.mark.parametrize("N, T, batch_size, micro", [(1000, 16, 8, None), (1003, 16, 7, 3), (40, 64, 2, None), (64, 64, 1, 1)])
+@pytest.mark.parametrize(
+    "N, T, batch_size, micro",
+    [(1000, 16, 8, None), (1003, 16, 7, 3), (40, 64, 2, None), (64, 64, 1, 1)],
+)
 def test_an_epoch_learns_each_token_once_and_the_next_cuts_elsewhere(N, T, batch_size, micro):
     """Lost or repeated tokens would not show in any loss."""
     stream = np.random.default_rng(0).permutation(N).astype(np.uint16)  # all different
     follows = {int(a): int(b) for a, b in zip(stream, np.roll(stream, -1))}
-    batches = WindowBatches(Windows(stream, T), TrainOptions(epochs=3, batch_size=batch_size, micro_batch_size=micro, seed=1))
-    assert batches.steps_per_epoch == -(-(-(-N // T)) // batch_size) and batches.n_steps == 3 * batches.steps_per_epoch
+    batches = WindowBatches(
+        Windows(stream, T),
+        TrainOptions(epochs=3, batch_size=batch_size, micro_batch_size=micro, seed=1),
+    )
+    assert (
+        batches.steps_per_epoch == math.ceil(math.ceil(N / T) / batch_size)
+        and batches.n_steps == 3 * batches.steps_per_epoch
+    )
     epochs = [epoch_of(batches, epoch) for epoch in range(3)]
     for pairs, _ in epochs:
         assert sorted(pairs) == sorted(follows.items())
@@ -143,6 +201,8 @@ def test_an_epoch_learns_each_token_once_and_the_next_cuts_elsewhere(N, T, batch
 
 def test_the_windows_are_shuffled():
     """In the order of the file a batch would hold neighbours, and the last documents would be the best remembered."""
-    batches = WindowBatches(Windows(np.arange(4096, dtype=np.uint16), 16), TrainOptions(epochs=1, batch_size=8))
+    batches = WindowBatches(
+        Windows(np.arange(4096, dtype=np.uint16), 16), TrainOptions(epochs=1, batch_size=8)
+    )
     first = [row[0] for row in epoch_of(batches, 0)[1]]
     assert np.abs(np.diff(first)).min() >= 16 and np.mean(np.abs(np.diff(first)) == 16) < 0.05

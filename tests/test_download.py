@@ -65,7 +65,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/away":
             headers["Location"] = "http://example.invalid/file"
         wanted = self.headers.get("Range")
-        if wanted and server.ranges and status == 200 and self.headers.get("If-Range") in (None, server.etag):
+        if (
+            wanted
+            and server.ranges
+            and status == 200
+            and self.headers.get("If-Range") in (None, server.etag)
+        ):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= len(body):
                 status, body = 416, b""
@@ -73,7 +78,9 @@ class Handler(BaseHTTPRequestHandler):
                 status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
                 body = body[start:]
             if self.path == "/shifted":
-                headers["Content-Range"] = f"bytes {start + 1}-{len(server.content) - 1}/{len(server.content)}"
+                headers["Content-Range"] = (
+                    f"bytes {start + 1}-{len(server.content) - 1}/{len(server.content)}"
+                )
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -96,7 +103,9 @@ def server(monkeypatch):
     server = Server()
     server.waits = []
     monkeypatch.setattr(module.time, "sleep", server.waits.append)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield server
     server.shutdown()
@@ -283,14 +292,21 @@ def test_mirror_takes_over(server, tmp_path):
 
 
 def test_all_addresses_fail_in_one_line(server, tmp_path):
-    with pytest.raises(UserError, match=r"HTTP status 404.*redirects to http://example\.invalid/file.*by hand"):
+    with pytest.raises(
+        UserError, match=r"HTTP status 404.*redirects to http://example\.invalid/file.*by hand"
+    ):
         download([server.url("missing"), server.url("away")], tmp_path / "file", sha256=SHA256)
     assert names(tmp_path) == []
 
 
 def test_only_https(tmp_path):
     """http to another machine could be changed on the way; the name 127.evil is not this machine."""
-    for url in ("http://example.org/file", "http://127.evil.example/file", "ftp://localhost/file", "file"):
+    for url in (
+        "http://example.org/file",
+        "http://127.evil.example/file",
+        "ftp://localhost/file",
+        "file",
+    ):
         with pytest.raises(UserError, match="not an https address"):
             download([url], tmp_path / "file")
 
@@ -315,7 +331,11 @@ def test_disk_full(server, tmp_path, monkeypatch):
     """One clear error, the piece kept, no file; with room again the rest is fetched."""
 
     def full_open(path, mode="r", **kwargs):
-        return FullDisk(path, mode) if str(path).endswith(".part") and mode == "wb" else open(path, mode, **kwargs)
+        return (
+            FullDisk(path, mode)
+            if str(path).endswith(".part") and mode == "wb"
+            else open(path, mode, **kwargs)
+        )
 
     monkeypatch.setattr(module, "open", full_open, raising=False)
     with pytest.raises(UserError, match="No space left on device.*file.part"):
@@ -333,7 +353,11 @@ def test_short_writes(server, tmp_path, monkeypatch):
     """An unbuffered write may take less than it is given; what it left must not be lost."""
 
     def slow_open(path, mode="r", **kwargs):
-        return SlowDisk(path, mode) if str(path).endswith(".part") and mode == "wb" else open(path, mode, **kwargs)
+        return (
+            SlowDisk(path, mode)
+            if str(path).endswith(".part") and mode == "wb"
+            else open(path, mode, **kwargs)
+        )
 
     monkeypatch.setattr(module, "open", slow_open, raising=False)
     download([server.url()], tmp_path / "file", sha256=SHA256)
@@ -354,10 +378,16 @@ def test_two_processes_fetch_it_once(server, tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "file"), SHA256, server.url()]
     root = Path(module.__file__).parents[1]
     server.gate, said = threading.Event(), queue.Queue()
-    both = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     for process in both:
-        threading.Thread(target=lambda p=process: said.put(p.stderr.readline()), daemon=True).start()
-    assert "waiting" in said.get(timeout=20)  # only now may the server answer the one that doesn't wait
+        threading.Thread(
+            target=lambda p=process: said.put(p.stderr.readline()), daemon=True
+        ).start()
+    assert "waiting" in said.get(
+        timeout=20
+    )  # only now may the server answer the one that doesn't wait
     server.gate.set()
     assert [process.wait(30) for process in both] == [0, 0]
     assert len(server.requests) == 1
@@ -381,4 +411,7 @@ def test_progress_lines(server, tmp_path, monkeypatch, capsys):
 def test_digest_of(tmp_path):
     """The known answer of FIPS 180-2 for "abc"."""
     (tmp_path / "abc").write_bytes(b"abc")
-    assert digest_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        digest_of(tmp_path / "abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -44,7 +44,9 @@ def resumes_to_the_same_bits(folder, straight):
     """Resume a run and compare it with one that nothing happened to."""
     expected, _ = train(straight, toy_model(0.3), **SAVING)
     resumed, _ = train(folder, toy_model(0.3), resume=True, **SAVING)
-    assert equal_weights(expected, resumed) and equal_weights(load_model(straight), load_model(folder))
+    assert equal_weights(expected, resumed) and equal_weights(
+        load_model(straight), load_model(folder)
+    )
     assert not list(folder.rglob("*.tmp"))
 
 
@@ -60,9 +62,13 @@ def test_disk_that_fills_up_during_a_save(tmp_path, mounted, capsys):
     filler = mounted / "filler"
 
     def fill(model):
-        if Run(mounted / "run").load_state()["step"] == 2:  # at step 4, which saves after it has evaluated
+        if (
+            Run(mounted / "run").load_state()["step"] == 2
+        ):  # at step 4, which saves after it has evaluated
             space = shutil.disk_usage(mounted).free
-            filler.write_bytes(bytes(space - 150_000))  # room for the best weights and half of a state
+            filler.write_bytes(
+                bytes(space - 150_000)
+            )  # room for the best weights and half of a state
 
     assert exit_code(mounted / "run", toy_model(0.3), on_eval=fill, **SAVING) == 2
     err = one_line(capsys)
@@ -80,12 +86,19 @@ def test_file_that_may_not_grow(tmp_path, monkeypatch, capsys):
     def step_and_limit(self):
         step_once(self)
         if self.step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.run.state_file.stat().st_size // 2, limits[1]))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (self.run.state_file.stat().st_size // 2, limits[1])
+            )
 
     try:
         with monkeypatch.context() as patch:
             patch.setattr(trainer._Trainer, "train_step", step_and_limit)
-            assert exit_code(tmp_path / "run", toy_model(0.3), save_every=2, eval_every=100, log_every=1) == 2
+            assert (
+                exit_code(
+                    tmp_path / "run", toy_model(0.3), save_every=2, eval_every=100, log_every=1
+                )
+                == 2
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "File too large" in one_line(capsys)
@@ -114,7 +127,10 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, monkeypatch, capsys, name, 
     with monkeypatch.context() as patch:
         signal_after(5, signum, patch)
         assert exit_code(tmp_path / "run", toy_model(0.3), **SAVING) == code
-    assert "stopped at step 5; continue with --resume" in capsys.readouterr().err and signal.getsignal(signum) is before
+    assert (
+        "stopped at step 5; continue with --resume" in capsys.readouterr().err
+        and signal.getsignal(signum) is before
+    )
     resumes_to_the_same_bits(tmp_path / "run", tmp_path / "straight")
 
 
@@ -134,15 +150,23 @@ def test_advice_when_memory_runs_out(tmp_path, monkeypatch, capsys):
 
     def step(self):
         if self.step + 1 == full_at:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
         step_once(self)
 
     monkeypatch.setattr(trainer._Trainer, "train_step", step)
     assert exit_code(tmp_path / "run", toy_model(0.3), **SAVING) == 2
-    assert "out of memory at step 1" in (err := one_line(capsys)) and "start again with a smaller --micro-batch-size (now 8)" in err
+    assert (
+        "out of memory at step 1" in (err := one_line(capsys))
+        and "start again with a smaller --micro-batch-size (now 8)" in err
+    )
     full_at = 6
     assert exit_code(tmp_path / "run", toy_model(0.3), **SAVING) == 2
-    assert "at step 6" in (err := one_line(capsys)) and "continue with --resume and a smaller --micro-batch-size (now 8)" in err
+    assert (
+        "at step 6" in (err := one_line(capsys))
+        and "continue with --resume and a smaller --micro-batch-size (now 8)" in err
+    )
     full_at = 0
     _, fitted = train(tmp_path / "run", toy_model(0.3), resume=True, micro_batch_size=2, **SAVING)
     assert fitted.steps == 24
@@ -157,9 +181,30 @@ def test_advice_when_memory_runs_out(tmp_path, monkeypatch, capsys):
 def test_data_file_that_changes_during_a_run(tmp_path, monkeypatch, capsys):
     # It was read once, so the run is what it would have been; to resume it with other data is another thing.
     data = tmp_path / "data.jsonl"
-    rows = [{"text": f"film {i} was {word} to see", "label": word} for i in range(30) for word in ("fine", "dull")]
+    rows = [
+        {"text": f"film {i} was {word} to see", "label": word}
+        for i in range(30)
+        for word in ("fine", "dull")
+    ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    tiny = "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 32 --max-length 32 --precision fp32 --epochs 1 --eval-every 2".split()
+    tiny = [
+        "--n-layer",
+        "1",
+        "--n-head",
+        "2",
+        "--n-embd",
+        "16",
+        "--n-positions",
+        "32",
+        "--max-length",
+        "32",
+        "--precision",
+        "fp32",
+        "--epochs",
+        "1",
+        "--eval-every",
+        "2",
+    ]
     results = []
     for changes in (False, True):
         data.write_text(lines, encoding="utf-8")
@@ -173,7 +218,11 @@ def test_data_file_that_changes_during_a_run(tmp_path, monkeypatch, capsys):
             monkeypatch.setattr(trainer._Trainer, "train_step", step)
         argv = ["--data", str(data), *tiny, "--out", str(tmp_path / f"changes {changes}")]
         assert finetune_imdb.main(argv) == 0
-        results.append(json.loads((tmp_path / f"changes {changes}" / "results.json").read_text(encoding="utf-8")))
+        results.append(
+            json.loads(
+                (tmp_path / f"changes {changes}" / "results.json").read_text(encoding="utf-8")
+            )
+        )
     assert results[0]["test"] == results[1]["test"] and results[0]["val"] == results[1]["val"]
     capsys.readouterr()
     assert finetune_imdb.main([*argv, "--resume"]) == 2
@@ -191,6 +240,13 @@ def test_killed_at_any_moment_a_run_resumes_to_the_same_bits(tmp_path):
     # SIGKILL, half of the time while a file is being written; GPTFT_KILLS=30 for more than a few.
     if not hasattr(os, "fork"):
         pytest.skip("kills.py forks, which Windows can't")
-    done = subprocess.run([sys.executable, Path(__file__).with_name("kills.py"), os.environ.get("GPTFT_KILLS", "4")],
-                          capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 0 and "ended with the same bits" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("kills.py"), os.environ.get("GPTFT_KILLS", "4")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0 and "ended with the same bits" in done.stdout, (
+        done.stdout + done.stderr
+    )

@@ -39,10 +39,38 @@ from gptft.tasks import load_tasks, task_results
 from gptft.text_metrics import Response, text_metrics
 
 SECONDS = float(os.environ.get("GPTFT_FUZZ_SECONDS", 0.5))
-KEPT = {"adapter_config.json": [270], "run.json and state": [62121]}  # format: [numbers of cases that once failed]
+KEPT = {
+    "adapter_config.json": [270],
+    "run.json and state": [62121],
+}  # format: [numbers of cases that once failed]
 
-ODD = [None, True, False, -1, 0, 1, 2, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", " ", "x", "1", "train", "\ud800",
-       "\x1b[2J", "9" * 400, [], [[]], [0, 1], {}, {"": 0}]  # fmt: skip
+ODD = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2,
+    10**30,
+    0.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "x",
+    "1",
+    "train",
+    "\ud800",
+    "\x1b[2J",
+    "9" * 400,
+    [],
+    [[]],
+    [0, 1],
+    {},
+    {"": 0},
+]
 
 
 def pick(generator, values):
@@ -96,7 +124,9 @@ def data_file(name, load, check, records):
             if path.suffix == ".csv":
                 content = mutations.mutate(generator, f"{','.join(columns)}\n{table}\n".encode())
             else:
-                content = damaged_json(generator, records, "\n" if path.suffix == ".jsonl" else None)
+                content = damaged_json(
+                    generator, records, "\n" if path.suffix == ".jsonl" else None
+                )
             mutations.replace(path, content)
             try:
                 found = load(path)
@@ -112,29 +142,54 @@ def data_file(name, load, check, records):
 
 
 def check_reviews(found):
-    assert list(found.splits) == ["train", "val", "test"] and len(set(found.classes)) == len(found.classes) >= 2
+    assert (
+        list(found.splits) == ["train", "val", "test"]
+        and len(set(found.classes)) == len(found.classes) >= 2
+    )
     for reviews in found.splits.values():
         assert reviews and len({review.id for review in reviews}) == len(reviews)
-        assert all(0 <= review.label < len(found.classes) and review.text.strip() for review in reviews)
+        assert all(
+            0 <= review.label < len(found.classes) and review.text.strip() for review in reviews
+        )
 
 
 def check_instructions(found):
     assert list(found.splits) == ["train", "val", "test"] and all(found.splits.values())
-    assert all(example.instruction and example.output for examples in found.splits.values() for example in examples)
+    assert all(
+        example.instruction and example.output
+        for examples in found.splits.values()
+        for example in examples
+    )
 
 
 def check_records(found):
     assert found and all(record.fields["text"].strip() for record in found)
 
 
-REVIEWS = [{"id": f"r{i}", "text": f"text {i} " * (i % 3 + 1), "label": i % 2, "split": ("train", "val", "test")[i % 3]} for i in range(12)]
-TASKS = [{"instruction": f"do {i}", "input": "it" * (i % 2), "output": f"done {i}"} for i in range(12)]
-TASKS += [{"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": "so"}]} for i in range(6)]
+REVIEWS = [
+    {
+        "id": f"r{i}",
+        "text": f"text {i} " * (i % 3 + 1),
+        "label": i % 2,
+        "split": ("train", "val", "test")[i % 3],
+    }
+    for i in range(12)
+]
+TASKS = [
+    {"instruction": f"do {i}", "input": "it" * (i % 2), "output": f"done {i}"} for i in range(12)
+]
+TASKS += [
+    {"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": "so"}]}
+    for i in range(6)
+]
 
 
 def reviews_folder(folder):
     """A folder's classes.json."""
-    (folder / "train.jsonl").write_text("".join(json.dumps({"text": r["text"], "label": r["label"]}) + "\n" for r in REVIEWS), encoding="utf-8")
+    (folder / "train.jsonl").write_text(
+        "".join(json.dumps({"text": r["text"], "label": r["label"]}) + "\n" for r in REVIEWS),
+        encoding="utf-8",
+    )
 
     def case(generator):
         mutations.replace(folder / "classes.json", damaged_json(generator, ["bad", "good"]))
@@ -149,7 +204,10 @@ def reviews_folder(folder):
 
 def text_file(folder):
     def case(generator):
-        mutations.replace(folder / "a.txt", mutations.mutate(generator, "One.\n\nTwo é.\n<|endoftext|>\nThree.\n".encode() * 5))
+        mutations.replace(
+            folder / "a.txt",
+            mutations.mutate(generator, "One.\n\nTwo é.\n<|endoftext|>\nThree.\n".encode() * 5),
+        )
         try:
             check_records(read_records(folder / "a.txt"))
             return "read"
@@ -162,11 +220,19 @@ def text_file(folder):
 def archive(folder):
     """The IMDb archive, damaged in the tar, which gzip then finds whole, or in the gzip."""
     path = write_tar(folder / "a.tar.gz", [member(name, data) for name, data in official().items()])
-    packed, tar, good = path.read_bytes(), gzip.decompress(path.read_bytes()), imdb.read_archive(path)
+    packed, tar, good = (
+        path.read_bytes(),
+        gzip.decompress(path.read_bytes()),
+        imdb.read_archive(path),
+    )
 
     def case(generator):
         inside = generator.random() < 0.8
-        content = gzip.compress(headers(generator, tar), 1) if inside else mutations.mutate(generator, packed)
+        content = (
+            gzip.compress(headers(generator, tar), 1)
+            if inside
+            else mutations.mutate(generator, packed)
+        )
         mutations.replace(path, content)
         try:
             found = imdb.read_archive(path)
@@ -184,9 +250,34 @@ def headers(generator, tar):
     tar = bytearray(mutations.mutate(generator, tar) if generator.random() < 0.3 else tar)
     for _ in range(generator.integers(1, 4)):
         at = 512 * int(generator.integers(max(1, len(tar) // 512)))
-        fields = [(0, 100), (100, 24), (124, 12), (148, 8), (156, 1), (157, 100), (257, 8), (329, 16), (345, 155)]
+        fields = [
+            (0, 100),
+            (100, 24),
+            (124, 12),
+            (148, 8),
+            (156, 1),
+            (157, 100),
+            (257, 8),
+            (329, 16),
+            (345, 155),
+        ]
         begin, size = pick(generator, fields)
-        junk = pick(generator, [b"\0", b"7", b"\xff", b"\x80" + bytes(10) + b"\x01", b"../x", b"x", b"g", b"L", b"S", b"-1 ", b" "])
+        junk = pick(
+            generator,
+            [
+                b"\0",
+                b"7",
+                b"\xff",
+                b"\x80" + bytes(10) + b"\x01",
+                b"../x",
+                b"x",
+                b"g",
+                b"L",
+                b"S",
+                b"-1 ",
+                b" ",
+            ],
+        )
         tar[at + begin : at + begin + min(size, len(junk))] = junk[:size]
         header = tar[at : at + 512]
         if generator.random() < 0.8 and len(header) == 512:  # make the header's own checksum fit
@@ -284,7 +375,11 @@ def run_record(folder):
 
     def case(generator):
         path = pick(generator, list(files))
-        content = damaged_json(generator, record) if path.name == "run.json" else mutations.mutate(generator, files[path])
+        content = (
+            damaged_json(generator, record)
+            if path.name == "run.json"
+            else mutations.mutate(generator, files[path])
+        )
         mutations.replace(path, content)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -301,35 +396,95 @@ def run_record(folder):
     return case
 
 
-ABOUT = {"model": "m", "data": "d", "device": "cpu", "precision": "fp32", "seconds": 1.5, "tokens_per_second": 7, "best_step": 2}
-STEP = {"epoch": 0.1, "loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0, "tokens_per_second": 9.0, "seconds": 1.0}
-RECORD = {"command": "python x.py", "options": {"seed": 0, "data": "d"}, "seed": 0, "versions": {"torch": "2"}, "git_commit": None}
+ABOUT = {
+    "model": "m",
+    "data": "d",
+    "device": "cpu",
+    "precision": "fp32",
+    "seconds": 1.5,
+    "tokens_per_second": 7,
+    "best_step": 2,
+}
+STEP = {
+    "epoch": 0.1,
+    "loss": 1.0,
+    "learning_rate": 0.1,
+    "grad_norm": 1.0,
+    "tokens_per_second": 9.0,
+    "seconds": 1.0,
+}
+RECORD = {
+    "command": "python x.py",
+    "options": {"seed": 0, "data": "d"},
+    "seed": 0,
+    "versions": {"torch": "2"},
+    "git_commit": None,
+}
 
 
 def classification_run(folder):
     scores = np.log(np.random.default_rng(0).dirichlet([1, 1], 12))
     metrics = classification_metrics(np.arange(12) % 2, scores)
-    rows = [{"id": i, "label": i % 2, "probabilities": p, "words": 3} for i, p in enumerate(np.exp(scores).tolist())]
-    return damaged_run(folder, {
-        "results.json": {"task": "classification", "classes": ["bad", "good"], "train": metrics, "val": metrics, "test": metrics} | ABOUT,
-        "predictions.jsonl": rows,
-        "examples.jsonl": [rows[i] | {"text": "a b c", "tokens": [["a", 1.0], [" b c", -0.5]]} for i in range(3)],
-        "metrics.jsonl": [{"step": i} | STEP for i in range(3)] + [{"step": 3, "val": metrics}],
-        "run.json": RECORD,
-    })  # fmt: skip
+    rows = [
+        {"id": i, "label": i % 2, "probabilities": p, "words": 3}
+        for i, p in enumerate(np.exp(scores).tolist())
+    ]
+    return damaged_run(
+        folder,
+        {
+            "results.json": {
+                "task": "classification",
+                "classes": ["bad", "good"],
+                "train": metrics,
+                "val": metrics,
+                "test": metrics,
+            }
+            | ABOUT,
+            "predictions.jsonl": rows,
+            "examples.jsonl": [
+                rows[i] | {"text": "a b c", "tokens": [["a", 1.0], [" b c", -0.5]]}
+                for i in range(3)
+            ],
+            "metrics.jsonl": [{"step": i} | STEP for i in range(3)] + [{"step": 3, "val": metrics}],
+            "run.json": RECORD,
+        },
+    )
 
 
 def instruction_run(folder):
     loss, tasks = {"n": 3, "loss": 1.0, "perplexity": 2.7, "response_tokens": 9}, load_tasks()
     test = loss | text_metrics([Response([1, 2], "a b", True)] * 3, ["a b"] * 3, ("###",))
-    rates = {kind: task_results(tasks, [i % 3 == 0 for i in range(len(tasks))]) for kind in ("written", "forced_choice")}
+    rates = {
+        kind: task_results(tasks, [i % 3 == 0 for i in range(len(tasks))])
+        for kind in ("written", "forced_choice")
+    }
     splits = {"train": loss, "val": loss, "test": test, "tasks": rates}
-    return damaged_run(folder, {
-        "results.json": {"task": "instructions", "template": "short", "learned": "response", **splits, "base": splits} | ABOUT,
-        "examples.jsonl": [{"id": i, "instruction": "say", "input": "", "output": "a b", "base": "x", "tuned": "a"} for i in range(3)],
-        "metrics.jsonl": [{"step": i} | STEP for i in range(3)] + [{"step": 3, "val": loss}],
-        "run.json": RECORD,
-    })  # fmt: skip
+    return damaged_run(
+        folder,
+        {
+            "results.json": {
+                "task": "instructions",
+                "template": "short",
+                "learned": "response",
+                **splits,
+                "base": splits,
+            }
+            | ABOUT,
+            "examples.jsonl": [
+                {
+                    "id": i,
+                    "instruction": "say",
+                    "input": "",
+                    "output": "a b",
+                    "base": "x",
+                    "tuned": "a",
+                }
+                for i in range(3)
+            ],
+            "metrics.jsonl": [{"step": i} | STEP for i in range(3)] + [{"step": 3, "val": loss}],
+            "run.json": RECORD,
+        },
+    )
 
 
 def damaged_run(folder, files):
@@ -339,7 +494,12 @@ def damaged_run(folder, files):
 
     def write(name, damaged=None):
         separator = "\n" if name.endswith("l") else None
-        content = damaged or (separator or "").join(map(json.dumps, files[name] if separator else [files[name]])).encode()
+        content = (
+            damaged
+            or (separator or "")
+            .join(map(json.dumps, files[name] if separator else [files[name]]))
+            .encode()
+        )
         mutations.replace(copy / name, content)
 
     for name in files:
@@ -354,7 +514,12 @@ def damaged_run(folder, files):
             code = gptft.report.main([str(copy), *([str(other)] if generator.integers(2) else [])])
         write(name)
         if code:
-            assert code == 2 and told.getvalue().startswith("error: ") and told.getvalue().count("\n") == 1 and str(copy) in told.getvalue()
+            assert (
+                code == 2
+                and told.getvalue().startswith("error: ")
+                and told.getvalue().count("\n") == 1
+                and str(copy) in told.getvalue()
+            )
         return "refused" if code else "read"
 
     return case

@@ -31,7 +31,11 @@ def fixture():
 @pytest.fixture(scope="module")
 def model(fixture):
     """The fixture's random GPT-2: 131 ids, 256 positions."""
-    arrays = {name.removeprefix("weight/"): array for name, array in fixture.items() if name.startswith("weight/")}
+    arrays = {
+        name.removeprefix("weight/"): array
+        for name, array in fixture.items()
+        if name.startswith("weight/")
+    }
     weights = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     V, P, C = len(weights["wte.weight"]), len(weights["wpe.weight"]), weights["wte.weight"].shape[1]
     model = GPT2(GPT2Config(V, P, C, n_layer=2, n_head=int(fixture["n_head"]), dropout=0.0))
@@ -74,12 +78,17 @@ def test_live_transformers_parity():
     transformers = pytest.importorskip("transformers", reason="transformers is an optional oracle")
     shape = dict(vocab_size=211, n_positions=256, n_embd=32, n_layer=3, n_head=4)
     torch.manual_seed(5)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=None)).eval()
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=None)
+    ).eval()
     for name, p in theirs.named_parameters():
         p.data += (1.0 if "wpe" in name else 0.3) * torch.randn_like(p)
     turned = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     ours = GPT2(GPT2Config(**shape))
-    state = {n.removeprefix("transformer."): p.T if n.endswith(turned) else p for n, p in theirs.named_parameters()}
+    state = {
+        n.removeprefix("transformer."): p.T if n.endswith(turned) else p
+        for n, p in theirs.named_parameters()
+    }
     ours.load_state_dict(state)
     prompts = [torch.randint(0, 211, (n,)).tolist() for n in (2, 9, 33, 56)]
     ids = torch.tensor([[0] * (56 - len(p)) + p for p in prompts])
@@ -104,9 +113,13 @@ def test_rows_that_end_leave_and_change_nothing(fixture, model, monkeypatch):
     (stop,) = fixture["stop_ids"].tolist()
     expected = rows(fixture["stopped"])
     lengths = sorted(map(len, expected))
-    assert len(set(lengths)) == 4 and lengths[-1] == 200  # three rows end, each at a time of its own
+    assert (
+        len(set(lengths)) == 4 and lengths[-1] == 200
+    )  # three rows end, each at a time of its own
     assert generate(model, rows(fixture["prompts"]), 200, temperature=0, eos_id=stop) == expected
-    assert sum(sizes) == sum(lengths)  # reading the prompts gives the first tokens, each further one costs one row
+    assert sum(sizes) == sum(
+        lengths
+    )  # reading the prompts gives the first tokens, each further one costs one row
 
 
 def test_a_gpu_goes_on_before_its_ids_are_looked_at(fixture, model, monkeypatch):
@@ -195,7 +208,9 @@ def test_nothing_is_recorded_where_the_cache_is_almost_full(model, recordings, m
     whole = generate(model, prompts, 20, seed=1)
     for end in range(12, 20):
         stop_ids = [row[end] for row in whole[:4]]
-        expected = [row[: next((i + 1 for i, id in enumerate(row) if id in stop_ids), 20)] for row in whole]
+        expected = [
+            row[: next((i + 1 for i, id in enumerate(row) if id in stop_ids), 20)] for row in whole
+        ]
         assert generate(model, prompts, 20, seed=1, stop_ids=stop_ids) == expected
 
 
@@ -208,14 +223,18 @@ def test_where_recording_fails_the_step_is_launched_as_it_is(model, recordings, 
     expected = generate(model, prompts, 40, seed=1)
     monkeypatch.setattr("gptft.decoding._record", record)
     stop_ids = [expected[0][5]]  # one row leaves early, and no second try is made for the other
-    expected = [row[: row.index(stop_ids[0]) + 1] if stop_ids[0] in row else row for row in expected]
+    expected = [
+        row[: row.index(stop_ids[0]) + 1] if stop_ids[0] in row else row for row in expected
+    ]
     assert len(expected[0]) < len(expected[1])
     with pytest.warns(UserWarning, match="not permitted") as warned:
         assert generate(model, prompts, 40, seed=1, stop_ids=stop_ids) == expected
     assert len(warned) == 1
 
 
-@pytest.mark.parametrize("options", [{}, dict(top_k=20, temperature=1.3), dict(top_p=0.9, repetition_penalty=1.2)])
+@pytest.mark.parametrize(
+    "options", [{}, dict(top_k=20, temperature=1.3), dict(top_p=0.9, repetition_penalty=1.2)]
+)
 def test_a_row_has_the_same_text_with_any_mates(model, options):
     prompts = [[1, 2, 3], [4], list(range(40)), [1, 2, 3], [9] * 12]
     together = generate(model, prompts, 60, seed=11, **options)
@@ -223,7 +242,9 @@ def test_a_row_has_the_same_text_with_any_mates(model, options):
     assert generate(model, prompts, 60, seed=11, **options) == together
     assert generate(model, prompts, 60, seed=11, batch_size=2, **options) == together
     assert generate(model, prompts[:1], 60, seed=11, **options) == together[:1]
-    assert generate(model, [[7] * 90, [5, 5], *prompts[2:3]], 60, seed=11, **options)[2] == together[2]
+    assert (
+        generate(model, [[7] * 90, [5, 5], *prompts[2:3]], 60, seed=11, **options)[2] == together[2]
+    )
     stop_ids = [row[20] for row in together[:2]]  # mates leave early
     ended = generate(model, prompts, 60, seed=11, stop_ids=stop_ids, **options)
     assert all(row == whole[: len(row)] for row, whole in zip(ended, together))
@@ -262,7 +283,12 @@ def test_ids_of_a_padded_embedding_never_come():
     model.wte.weight.data[50257:] = 10.0  # by far the likeliest
     for special, last in (([], 50256), (["<|a|>", "<|b|>"], 50258)):
         model.special_tokens = special
-        for options in (dict(temperature=0), {}, dict(top_p=0.9), dict(top_k=60, repetition_penalty=1.5)):
+        for options in (
+            dict(temperature=0),
+            {},
+            dict(top_p=0.9),
+            dict(top_k=60, repetition_penalty=1.5),
+        ):
             ids = sum(generate(model, [[1], [2, 3]], 8, **options), [])
             assert max(ids) <= last and (max(ids) > 50256) == bool(special)
 
@@ -329,8 +355,16 @@ class Scripted(GPT2):
 def say(tokenizer, text, stop=()):
     """Let a model write `text` -> its Generation and the pieces that were streamed."""
     ids, pieces = [*tokenizer.encode(text), tokenizer.eot], []
-    written = decode(Scripted([ids]), [[1]], len(ids), Sampling(0), stop_ids=[tokenizer.eot], stop=stop,
-                     tokenizer=tokenizer, on_text=lambda i, piece: pieces.append(piece))  # fmt: skip
+    written = decode(
+        Scripted([ids]),
+        [[1]],
+        len(ids),
+        Sampling(0),
+        stop_ids=[tokenizer.eot],
+        stop=stop,
+        tokenizer=tokenizer,
+        on_text=lambda i, piece: pieces.append(piece),
+    )
     ((_, generation),) = written
     assert "".join(pieces) == generation.text
     return generation, pieces
@@ -341,7 +375,11 @@ def test_half_a_character_is_held_back(tokenizer):
     text = "Well 👩‍🚀🦜 done, 北京!"
     assert len(tokenizer.encode("🦜")) > 1
     generation, pieces = say(tokenizer, text)
-    assert generation.text == text and generation.ended == "stop" and generation.ids[-1] == tokenizer.eot
+    assert (
+        generation.text == text
+        and generation.ended == "stop"
+        and generation.ids[-1] == tokenizer.eot
+    )
     assert len(pieces) > 5 and "🦜" in "".join(pieces) and "\ufffd" not in "".join(pieces)
 
 
@@ -351,13 +389,16 @@ def test_half_a_character_at_the_end_is_shown_as_such(tokenizer):
     assert generation.text == "a\ufffd" and generation.ended == "length"
 
 
-@pytest.mark.parametrize("stop, expected", [
-    (["\n\nUser"], "Answer: 42.\n"),  # over three tokens
-    (["ser:", "nothing"], "Answer: 42.\n\n\nU"),  # begins inside a token
-    (["42", "Answer: 4"], ""),  # the one that begins first
-    (["\n\n\n\n"], "Answer: 42.\n\n\nUser: thanks"),  # a beginning that comes to nothing
-    ("thanks", "Answer: 42.\n\n\nUser: "),  # one string may stand without a list
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stop, expected",
+    [
+        (["\n\nUser"], "Answer: 42.\n"),  # over three tokens
+        (["ser:", "nothing"], "Answer: 42.\n\n\nU"),  # begins inside a token
+        (["42", "Answer: 4"], ""),  # the one that begins first
+        (["\n\n\n\n"], "Answer: 42.\n\n\nUser: thanks"),  # a beginning that comes to nothing
+        ("thanks", "Answer: 42.\n\n\nUser: "),  # one string may stand without a list
+    ],
+)
 def test_stop_strings_end_over_token_borders(tokenizer, stop, expected):
     text = "Answer: 42.\n\n\nUser: thanks"
     generation, pieces = say(tokenizer, text, stop)
@@ -371,7 +412,10 @@ def test_a_stream_is_its_text_cut_at_the_first_stop():
     chance = random.Random(0)
     for _ in range(500):
         text = "".join(chance.choices("aab🦜é\n", k=20))
-        stop = ["".join(chance.choices("aab🦜\n", k=chance.randint(1, 4))) for _ in range(chance.randint(0, 3))]
+        stop = [
+            "".join(chance.choices("aab🦜\n", k=chance.randint(1, 4)))
+            for _ in range(chance.randint(0, 3))
+        ]
         octets, pieces, stream = text.encode("utf-8"), [], TextStream(stop)
         while octets and not stream.stopped:
             n = chance.randint(1, 5)
@@ -418,11 +462,17 @@ def test_command_writes_what_generate_writes(saved, tokenizer, capsys):
     said = run(capsys, "--model", folder, "--prompt", "The film", *FP32)
     assert said.out == tokenizer.decode(ids) + "\n"  # pure text: all else goes to standard error
     assert f"model: {folder} (as asked), 402,184 parameters, template: short" not in said.out
-    assert f"model: {folder} (as asked)" in said.err and "seed 4" in said.err and "fp32 (as asked)" in said.err
+    assert (
+        f"model: {folder} (as asked)" in said.err
+        and "seed 4" in said.err
+        and "fp32 (as asked)" in said.err
+    )
 
     both = generate(model, [tokenizer.encode("The film")] * 2, 12, **options)
     said = run(capsys, "--model", folder, "--prompt", "The film", "--num-samples", 2, *FP32)
-    assert said.out == "".join(f"--- sample {i + 1}\n{tokenizer.decode(ids)}\n" for i, ids in enumerate(both))
+    assert said.out == "".join(
+        f"--- sample {i + 1}\n{tokenizer.decode(ids)}\n" for i, ids in enumerate(both)
+    )
 
     from gptft.data.alpaca import TEMPLATES
 
@@ -434,37 +484,69 @@ def test_command_writes_what_generate_writes(saved, tokenizer, capsys):
     assert text == tokenizer.decode(ids)
     assert [line[12:] for line in table] == [repr(tokenizer.decode([id])) for id in ids]
     logits = torch.log_softmax(model(torch.tensor([prompt + ids])), -1)[0, len(prompt) - 1 : -1]
-    assert [float(line[:10]) for line in table] == pytest.approx(logits[range(len(ids)), ids].tolist(), abs=2e-4)
+    assert [float(line[:10]) for line in table] == pytest.approx(
+        logits[range(len(ids)), ids].tolist(), abs=2e-4
+    )
 
 
 def test_command_answers_files(saved, tokenizer, capsys, tmp_path):
     folder, model = saved
     from gptft.data.alpaca import TEMPLATES
 
-    records = [{"id": "a", "instruction": "Say hi", "input": ""}, {"id": "b", "prompt": "Hello 北京"},
-               {"id": "c", "instruction": "Add", "input": "1 2", "output": "3"}]  # fmt: skip
+    records = [
+        {"id": "a", "instruction": "Say hi", "input": ""},
+        {"id": "b", "prompt": "Hello 北京"},
+        {"id": "c", "instruction": "Add", "input": "1 2", "output": "3"},
+    ]
     path, out = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    hi, add = TEMPLATES["short"].encode(tokenizer, "Say hi"), TEMPLATES["short"].encode(tokenizer, "Add", "1 2")
+    hi, add = (
+        TEMPLATES["short"].encode(tokenizer, "Say hi"),
+        TEMPLATES["short"].encode(tokenizer, "Add", "1 2"),
+    )
     prompts = [hi, tokenizer.encode("Hello 北京"), add]
     found = generate(model, prompts, 12, temperature=0.8, top_p=0.95, eos_id=tokenizer.eot, seed=4)
 
-    said = run(capsys, "--model", folder, "--file", path, "--out", out, "--batch-size", 2, "--logprobs", *FP32)
+    said = run(
+        capsys,
+        "--model",
+        folder,
+        "--file",
+        path,
+        "--out",
+        out,
+        "--batch-size",
+        2,
+        "--logprobs",
+        *FP32,
+    )
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert said.out == "" and "3 texts" in said.err
     for row, record, ids in zip(rows, records, found):
         ended = ids[-1] == tokenizer.eot
-        assert {k: row[k] for k in record} == record and row["ended"] == ("stop" if ended else "length")
+        assert {k: row[k] for k in record} == record and row["ended"] == (
+            "stop" if ended else "length"
+        )
         assert row["response"] == tokenizer.decode(ids[:-1] if ended else ids)
-        assert row["tokens"] == [tokenizer.decode([id]) for id in ids] and len(row["logprobs"]) == len(ids)
+        assert row["tokens"] == [tokenizer.decode([id]) for id in ids] and len(
+            row["logprobs"]
+        ) == len(ids)
 
-    lines = run(capsys, "--model", folder, "--file", path, "--num-samples", 2, *FP32).out.splitlines()
+    lines = run(
+        capsys, "--model", folder, "--file", path, "--num-samples", 2, *FP32
+    ).out.splitlines()
     rows = [json.loads(line) for line in lines]
     assert [(row["id"], row["sample"]) for row in rows] == [(i, j) for i in "abc" for j in (0, 1)]
 
     path.write_text('{"prompt": "a"}\n{"prompt": "%s"}\n' % ("a " * 120), encoding="utf-8")
-    said = run(capsys, "--model", folder, "--file", path, "--out", tmp_path / "none.jsonl", *FP32, code=2)
-    assert "make 13" in said.err and f"128, {path}, line 2;" in said.err and not (tmp_path / "none.jsonl").exists()
+    said = run(
+        capsys, "--model", folder, "--file", path, "--out", tmp_path / "none.jsonl", *FP32, code=2
+    )
+    assert (
+        "make 13" in said.err
+        and f"128, {path}, line 2;" in said.err
+        and not (tmp_path / "none.jsonl").exists()
+    )
 
 
 def test_command_stops_at_end_of_text(saved, tmp_path, capsys):
@@ -503,46 +585,86 @@ def test_the_model_is_found_in_order(saved, tmp_path, monkeypatch, capsys):
     save_model(model, tmp_path / "mini")
     assert find_model() == (tmp_path / "mini", "bundled")
     tiny = GPT2Config(n_positions=8, n_embd=2, n_layer=1, n_head=1)
-    for age, (name, thing) in enumerate({"a": GPT2Classifier(tiny), "b": GPT2(tiny), "c": GPT2(tiny)}.items()):
+    for age, (name, thing) in enumerate(
+        {"a": GPT2Classifier(tiny), "b": GPT2(tiny), "c": GPT2(tiny)}.items()
+    ):
         save_model(thing, tmp_path / "runs" / name)
-        os.utime(tmp_path / "runs" / name / "model.safetensors", (10**9 - age, 10**9 - age))  # a is the newest
+        os.utime(
+            tmp_path / "runs" / name / "model.safetensors", (10**9 - age, 10**9 - age)
+        )  # a is the newest
     (tmp_path / "runs" / "d").mkdir()  # a run that has saved nothing yet
     assert find_model() == (Path("runs/b"), "the newest run")
     assert find_model("runs/c") == (Path("runs/c"), "as asked")
     said = run(capsys, "--model", "runs/a", "--prompt", "x", code=2)
     assert "classifier" in said.err
     said = run(capsys, "--instruction", "x", code=2)
-    assert "runs/b (the newest run)" in said.err and "no wording for instructions, runs/b" in said.err
+    assert (
+        "runs/b (the newest run)" in said.err and "no wording for instructions, runs/b" in said.err
+    )
 
 
-@pytest.mark.parametrize("argv, words", [
-    (["--prompt", "a", "--interactive"], "--prompt and --interactive exclude"),
-    (["--input", "a"], "--input goes with --instruction"),
-    (["--out", "a"], "--out goes with --file"),
-    (["--file", "a.jsonl", "--out", "nowhere/b"], "no such folder, nowhere, for --out"),
-    (["--model", ".", "--file", "a.jsonl"], "neither config.json"),
-    (["--stop", ""], "--stop is empty"),
-    (["--temperature", "-1"], "--temperature must be from 0.0 to 100.0, got -1"),
-    (["--top-p", "0", "--top-k", "0"], "--top-k must be at least 1, got 0; --top-p must be from 0.001 to 1.0, got 0"),
-    (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
-    (["--model", "nowhere"], "no such model, nowhere"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--prompt", "a", "--interactive"], "--prompt and --interactive exclude"),
+        (["--input", "a"], "--input goes with --instruction"),
+        (["--out", "a"], "--out goes with --file"),
+        (["--file", "a.jsonl", "--out", "nowhere/b"], "no such folder, nowhere, for --out"),
+        (["--model", ".", "--file", "a.jsonl"], "neither config.json"),
+        (["--stop", ""], "--stop is empty"),
+        (["--temperature", "-1"], "--temperature must be from 0.0 to 100.0, got -1"),
+        (
+            ["--top-p", "0", "--top-k", "0"],
+            "--top-k must be at least 1, got 0; --top-p must be from 0.001 to 1.0, got 0",
+        ),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
+        (["--model", "nowhere"], "no such model, nowhere"),
+    ],
+)
 def test_mistakes_are_one_line(argv, words, capsys):
     said = run(capsys, *argv, code=2)
-    assert said.out == "" and said.err.startswith("error: ") and words in said.err and said.err.count("\n") == 1
+    assert (
+        said.out == ""
+        and said.err.startswith("error: ")
+        and words in said.err
+        and said.err.count("\n") == 1
+    )
 
 
 def test_known_texts_of_the_real_model(tokenizer):
     """Runs where the 124M checkpoint lies in checkpoints/124M."""
     folder = Path(__file__).parents[1] / "checkpoints" / "124M"
     if not folder.is_dir():
-        pytest.skip("needs the pretrained weights in checkpoints/124M, which are not in the repository")
+        pytest.skip(
+            "needs the pretrained weights in checkpoints/124M, which are not in the repository"
+        )
     from gptft.pretrained import load_model
 
     model = load_model(folder)
-    texts = {"Hello, my dog is a little": " bit of a mess. I'm not sure if he's going",
-             "Today, I": "'m going to be doing a lot of research on this. I"}  # fmt: skip
+    texts = {
+        "Hello, my dog is a little": " bit of a mess. I'm not sure if he's going",
+        "Today, I": "'m going to be doing a lot of research on this. I",
+    }
     found = generate(model, [tokenizer.encode(text) for text in texts], 13, temperature=0)
     assert [tokenizer.decode(ids) for ids in found] == list(texts.values())
-    known = [373, 1043, 287, 257, 2214, 1474, 262, 16246, 286, 2688, 290, 2688, 27262, 13, 198, 198, 464, 3290]
+    known = [
+        373,
+        1043,
+        287,
+        257,
+        2214,
+        1474,
+        262,
+        16246,
+        286,
+        2688,
+        290,
+        2688,
+        27262,
+        13,
+        198,
+        198,
+        464,
+        3290,
+    ]
     assert generate(model, [[464, 3290]], 18, temperature=0) == [known]

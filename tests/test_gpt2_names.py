@@ -35,19 +35,26 @@ SPELLED_OUT = [
 @pytest.fixture
 def openai():
     generator = np.random.default_rng(0)
-    return {name: generator.normal(size=shape).astype(np.float32) for name, shape, _, _ in SPELLED_OUT}
+    return {
+        name: generator.normal(size=shape).astype(np.float32) for name, shape, _, _ in SPELLED_OUT
+    }
 
 
 @pytest.fixture
 def huggingface(openai):
     """The same weights as Hugging Face stores them."""
-    return {name: torch.from_numpy(openai[source].reshape(shape)) for source, _, name, shape in SPELLED_OUT}
+    return {
+        name: torch.from_numpy(openai[source].reshape(shape))
+        for source, _, name, shape in SPELLED_OUT
+    }
 
 
 def test_both_sources_give_the_same_weights(openai, huggingface):
     ours = from_openai(openai, CONFIG, "here")
     theirs = from_huggingface(huggingface, CONFIG, "here")
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
     # x @ w + b is what OpenAI's layers compute; a square matrix left as it is would pass every check of shapes.
     x = torch.randn(4, dtype=torch.float32)
     w = torch.from_numpy(openai["model/h0/attn/c_proj/w"][0])
@@ -62,12 +69,16 @@ def test_the_table_is_the_model():
     assert {name: shape for name, (_, shape, _) in table.items()} == {
         name: tuple(weight.shape) for name, weight in model.state_dict().items()
     }
-    assert len(table) == 148 and sum(np.prod(shape) for _, shape, _ in table.values()) == 124_439_808
+    assert (
+        len(table) == 148 and sum(np.prod(shape) for _, shape, _ in table.values()) == 124_439_808
+    )
 
 
 def test_there_and_back(openai, huggingface):
     back = to_huggingface(from_openai(openai, CONFIG, "here"), CONFIG)
-    assert {name.removeprefix("transformer."): tensor for name, tensor in back.items()}.keys() == huggingface.keys()
+    assert {
+        name.removeprefix("transformer."): tensor for name, tensor in back.items()
+    }.keys() == huggingface.keys()
     for name, tensor in huggingface.items():
         assert torch.equal(back[f"transformer.{name}"], tensor)
 
@@ -104,10 +115,14 @@ def test_all_offenders_are_listed(openai, huggingface):
     openai["model/h0/attn/c_attn/w"] = openai["model/h0/attn/c_attn/w"][0]
     with pytest.raises(CheckpointError) as error:
         from_openai(openai, CONFIG, "some/folder")
-    for part in ("model/ln_f/g is missing", "model/h0/mlp/c_fc/b is missing", "'model/h1/ln_1/g' is unknown",
-                 "some/folder",
-                 "model/wpe has shape [3, 4] instead of [5, 4]",
-                 "model/h0/attn/c_attn/w has shape [4, 12] instead of [1, 4, 12]"):  # fmt: skip
+    for part in (
+        "model/ln_f/g is missing",
+        "model/h0/mlp/c_fc/b is missing",
+        "'model/h1/ln_1/g' is unknown",
+        "some/folder",
+        "model/wpe has shape [3, 4] instead of [5, 4]",
+        "model/h0/attn/c_attn/w has shape [4, 12] instead of [1, 4, 12]",
+    ):
         assert part in str(error.value)
 
     del huggingface["ln_f.bias"]
@@ -116,8 +131,12 @@ def test_all_offenders_are_listed(openai, huggingface):
     huggingface["transformer.wte.weight"] = huggingface["wte.weight"]
     with pytest.raises(CheckpointError) as error:
         from_huggingface(huggingface, CONFIG, "some/folder")
-    for part in ("ln_f.bias is missing", "h.0.attn.c_proj.weight has type int32", "'classifier.weight' is unknown",
-                 "'wte.weight' stands twice"):  # fmt: skip
+    for part in (
+        "ln_f.bias is missing",
+        "h.0.attn.c_proj.weight has type int32",
+        "'classifier.weight' is unknown",
+        "'wte.weight' stands twice",
+    ):
         assert part in str(error.value)
 
 
@@ -134,6 +153,8 @@ def test_a_classifier_needs_its_head(huggingface):
 
 def test_a_wrapped_model_is_not_written(openai):
     # torch.compile's "_orig_mod." or an adapter's names in the file would make it unreadable for everyone else.
-    weights = {f"_orig_mod.{name}": weight for name, weight in from_openai(openai, CONFIG, "here").items()}
+    weights = {
+        f"_orig_mod.{name}": weight for name, weight in from_openai(openai, CONFIG, "here").items()
+    }
     with pytest.raises(ValueError, match="_orig_mod.wte.weight"):
         to_huggingface(weights, CONFIG)

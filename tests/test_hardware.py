@@ -49,7 +49,10 @@ def test_cpu_follows_its_flags(monkeypatch):
     for has, precision in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(hardware, "_cpu_has_bf16", lambda has=has: has)
         chosen = choose_hardware("cpu")
-        assert (chosen.precision, chosen.compile) == (precision, False) and chosen.device in chosen.why
+        assert (chosen.precision, chosen.compile) == (
+            precision,
+            False,
+        ) and chosen.device in chosen.why
 
 
 def test_what_is_asked_for_is_done_or_refused(monkeypatch):
@@ -74,4 +77,8 @@ def test_compiler_that_is_there_but_fails_is_done_without(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch, "compile", broken)
     chosen = choose_hardware("cpu", "fp32", "on")
-    assert not chosen.compile and "torch.compile fails here: RuntimeError, CppCompileError: C++ compile error)" in chosen.why
+    assert (
+        not chosen.compile
+        and "torch.compile fails here: RuntimeError, CppCompileError: C++ compile error)"
+        in chosen.why
+    )

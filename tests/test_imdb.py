@@ -32,8 +32,16 @@ def test_the_bundled_sample():
     """Counts as the samples' README states them; each split balanced, the challenge set apart."""
     reviews = load_reviews()
     assert reviews.classes == ["neg", "pos"] and reviews.name == "sample"
-    counts = {split: np.bincount([review.label for review in of]).tolist() for split, of in reviews.splits.items()}
-    assert counts == {"train": [240, 240], "val": [60, 60], "test": [100, 100], "implied": [320, 320]}
+    counts = {
+        split: np.bincount([review.label for review in of]).tolist()
+        for split, of in reviews.splits.items()
+    }
+    assert counts == {
+        "train": [240, 240],
+        "val": [60, 60],
+        "test": [100, 100],
+        "implied": [320, 320],
+    }
     assert "Predictable from start to finish" in reviews.splits["train"][0].text
     assert reviews.splits["train"][0].label == 0
 
@@ -77,11 +85,36 @@ def test_class_names_of_a_folder(tmp_path):
 
 
 BAD = [  # train, val, test, message
-    (rows([0, 0]), rows([0]), rows([0]), "only one class \\('0'\\) in the training data, .*train.jsonl"),
-    (rows([0, 1]), rows([0, 2]), rows([1]), "label '2' never occurs in the training data, .*val.jsonl, line 2.*: 0, 1"),
-    (rows([0, 1]), rows([0]), [{"text": "a", "label": 1}, {"label": 1}], "no field 'text', .*test.jsonl, line 2"),
-    ([{"id": 3, **row} for row in rows([0, 1])], rows([0]), rows([1]), "id 3 is used twice, .*line 2 .before: .*1"),
-    ([{"id": 1.5, **row} for row in rows([0, 1])], rows([0]), rows([1]), "id is neither .*train.jsonl, line 1"),
+    (
+        rows([0, 0]),
+        rows([0]),
+        rows([0]),
+        "only one class \\('0'\\) in the training data, .*train.jsonl",
+    ),
+    (
+        rows([0, 1]),
+        rows([0, 2]),
+        rows([1]),
+        "label '2' never occurs in the training data, .*val.jsonl, line 2.*: 0, 1",
+    ),
+    (
+        rows([0, 1]),
+        rows([0]),
+        [{"text": "a", "label": 1}, {"label": 1}],
+        "no field 'text', .*test.jsonl, line 2",
+    ),
+    (
+        [{"id": 3, **row} for row in rows([0, 1])],
+        rows([0]),
+        rows([1]),
+        "id 3 is used twice, .*line 2 .before: .*1",
+    ),
+    (
+        [{"id": 1.5, **row} for row in rows([0, 1])],
+        rows([0]),
+        rows([1]),
+        "id is neither .*train.jsonl, line 1",
+    ),
 ]
 
 
@@ -100,22 +133,34 @@ def tokenizer():
     return Tokenizer()
 
 
-TEXTS = ["one two three four five six seven eight nine ten", "short", "one two three four five six seven eight"]
+TEXTS = [
+    "one two three four five six seven eight nine ten",
+    "short",
+    "one two three four five six seven eight",
+]
 REVIEWS = [Review(i, i % 2, text) for i, text in enumerate(TEXTS)]
 
 
-@pytest.mark.parametrize("truncate, kept", [
-    ("head", "one two three four five six seven eight"),
-    ("tail", " three four five six seven eight nine ten"),
-    ("head+tail", "one two five six seven eight nine ten"),  # the first quarter and the last three quarters of eight
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "truncate, kept",
+    [
+        ("head", "one two three four five six seven eight"),
+        ("tail", " three four five six seven eight nine ten"),
+        (
+            "head+tail",
+            "one two five six seven eight nine ten",
+        ),  # the first quarter and the last three quarters of eight
+    ],
+)
 def test_truncation(tokenizer, truncate, kept):
     """Each of these words is one token. Cut at the wrong end, a model never sees the verdict."""
     dataset = IMDbDataset(REVIEWS, tokenizer, max_length=8, truncate=truncate)
     assert [tokenizer.decode(list(ids)) for ids, _ in dataset] == [kept, TEXTS[1], TEXTS[2]]
     assert [label for _, label in dataset] == [0, 1, 0] == dataset.labels.tolist()
     assert [len(ids) for ids, _ in dataset] == dataset.lengths.tolist() == [8, 1, 8]
-    assert len(dataset) == 3 and dataset.labels.dtype == np.int64 and dataset[0][0].dtype == np.uint16
+    assert (
+        len(dataset) == 3 and dataset.labels.dtype == np.int64 and dataset[0][0].dtype == np.uint16
+    )
 
 
 @pytest.mark.parametrize("truncate", ["head", "tail", "head+tail"])
@@ -123,7 +168,11 @@ def test_no_length_is_exceeded(tokenizer, truncate):
     """`ids[-0:]` is everything: the shortest lengths are where slices go wrong."""
     for max_length in range(1, 12):
         dataset = IMDbDataset(REVIEWS, tokenizer, max_length, truncate)
-        assert [len(ids) for ids, _ in dataset] == [min(n, max_length) for n in (10, 1, 8)] == dataset.lengths.tolist()
+        assert (
+            [len(ids) for ids, _ in dataset]
+            == [min(n, max_length) for n in (10, 1, 8)]
+            == dataset.lengths.tolist()
+        )
 
 
 def test_no_limit(tokenizer):

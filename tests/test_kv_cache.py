@@ -13,7 +13,11 @@ P = 24
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = GPT2(GPT2Config(vocab_size=61, n_positions=P, n_embd=16, n_layer=2, n_head=4, dropout=0.1)).double().eval()
+    model = (
+        GPT2(GPT2Config(vocab_size=61, n_positions=P, n_embd=16, n_layer=2, n_head=4, dropout=0.1))
+        .double()
+        .eval()
+    )
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return model
@@ -29,7 +33,9 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("pieces", [[1] * P, [P], [7, 1, 1, 10, 5], [1, P - 1], [P - 1, 1]], ids=str)
+@pytest.mark.parametrize(
+    "pieces", [[1] * P, [P], [7, 1, 1, 10, 5], [1, P - 1], [P - 1, 1]], ids=str
+)
 def test_pieces_give_what_the_whole_gives(model, pieces):
     # is_causal is aligned top-left: with it a single query would see only key 0, and a second chunk the wrong keys.
     ids = torch.randint(0, 61, (3, P))
@@ -65,7 +71,9 @@ def test_rows_of_unequal_length_are_as_they_are_alone(model):
             padded[i, : len(row)] = row
         model.hidden_states(padded, cache)
         cache.truncate([3, 11, 1])
-        cache.kv[:, :, 0, :, 3:] = cache.kv[:, :, 2, :, 1:] = 1e6  # what lies behind a row's length may be anything
+        cache.kv[:, :, 0, :, 3:] = cache.kv[:, :, 2, :, 1:] = (
+            1e6  # what lies behind a row's length may be anything
+        )
         found = [model.hidden_states(piece, cache) for piece in more.split([1, 1, 4, 1, 2], dim=1)]
         close(torch.cat(found, 1), torch.stack(alone))
 

@@ -87,7 +87,9 @@ def test_lbfgs_on_coefficients_takes_the_steps_it_takes_on_vectors():
         a = lbfgs(in_a, lambda a: rows @ (rows.T @ a), np.zeros((2, 6)), 1e-10, limit)
         assert a.iterations == w.iterations
         np.testing.assert_allclose(rows.T @ a.x[0], w.x[0], atol=1e-8)
-        np.testing.assert_allclose([a.value, a.gradient_norm], [w.value, w.gradient_norm], atol=1e-8)
+        np.testing.assert_allclose(
+            [a.value, a.gradient_norm], [w.value, w.gradient_norm], atol=1e-8
+        )
     assert w.converged and w.iterations < 100
 
 
@@ -97,6 +99,7 @@ def test_lbfgs_says_when_it_has_not_converged():
 
     cut = lbfgs(function, lambda a: a, np.ones((2, 50)), 1e-9, max_iterations=4)
     assert cut.iterations == 4 and not cut.converged and cut.gradient_norm > 1e-9
+
     # No tolerance of 0 can be met in float64: the search must end all the same, and without a warning.
     def bowl(x):
         return np.sum(np.cosh(x[0] - 1 / 3)), np.sinh(x[0] - 1 / 3)
@@ -119,11 +122,15 @@ def test_two_loops_equal_the_matrix_they_stand_for():
         inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
     history = [(np.stack([s, s]), np.stack([y, y]), 1 / (s @ y)) for s, y in pairs]
     q = rng.normal(size=5)
-    np.testing.assert_allclose(_inverse_hessian_times(np.stack([q, q]), history)[0], inverse @ q, rtol=1e-10)
+    np.testing.assert_allclose(
+        _inverse_hessian_times(np.stack([q, q]), history)[0], inverse @ q, rtol=1e-10
+    )
 
 
 def test_line_search_gives_up_where_nothing_slopes():
-    assert _line_search(lambda x: (0.0, np.zeros(3)), np.zeros((2, 3)), np.ones((2, 3)), 0.0) is None
+    assert (
+        _line_search(lambda x: (0.0, np.zeros(3)), np.zeros((2, 3)), np.ones((2, 3)), 0.0) is None
+    )
 
 
 # ---------------------------------------------------------------- the objective
@@ -138,11 +145,20 @@ def test_log_count_ratios_by_hand():
     names = bag.names(range(4), words)
     r = dict(zip(names, log_count_ratios(by_column, np.array([True, True, False]))))
     log = math.log
-    expected = {"good": 3 / 8 * 6 / 1, "film": 2 / 8 * 6 / 2, "fine": 2 / 8 * 6 / 1, "bad": 1 / 8 * 6 / 2}
+    expected = {
+        "good": 3 / 8 * 6 / 1,
+        "film": 2 / 8 * 6 / 2,
+        "fine": 2 / 8 * 6 / 1,
+        "bad": 1 / 8 * 6 / 2,
+    }
     assert r == pytest.approx({word: log(ratio) for word, ratio in expected.items()}, abs=1e-12)
     # With two documents at least, `fine` and `bad` are out, and out of the sums 5 and 3 as well.
-    r = dict(zip(names, log_count_ratios(by_column, np.array([True, True, False]), min_documents=2)))
-    assert r == pytest.approx({"good": log(3 / 5 * 3 / 1), "film": log(2 / 5 * 3 / 2), "fine": 0, "bad": 0}, abs=1e-12)
+    r = dict(
+        zip(names, log_count_ratios(by_column, np.array([True, True, False]), min_documents=2))
+    )
+    assert r == pytest.approx(
+        {"good": log(3 / 5 * 3 / 1), "film": log(2 / 5 * 3 / 2), "fine": 0, "bad": 0}, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("naive_bayes", [True, False])
@@ -162,8 +178,12 @@ def test_objective_and_gradient_against_finite_differences(naive_bayes):
     for j in range(0, len(w), 5):
         step = np.zeros(len(w))
         step[j] = 1e-5
-        assert gradient[j] == pytest.approx((objective(w + step, bias) - objective(w - step, bias)) / 2e-5, abs=1e-9)
-    assert coefficients[-1] == pytest.approx((objective(w, bias + 1e-5) - objective(w, bias - 1e-5)) / 2e-5, abs=1e-9)
+        assert gradient[j] == pytest.approx(
+            (objective(w + step, bias) - objective(w - step, bias)) / 2e-5, abs=1e-9
+        )
+    assert coefficients[-1] == pytest.approx(
+        (objective(w, bias + 1e-5) - objective(w, bias - 1e-5)) / 2e-5, abs=1e-9
+    )
 
 
 def test_objective_is_exact_where_exponentials_overflow():
@@ -172,7 +192,9 @@ def test_objective_is_exact_where_exponentials_overflow():
     far[:, -1] = 2000.0
     with np.errstate(over="raise", invalid="raise"):
         value, coefficients = task.objective(far, 1.0)
-    assert value == pytest.approx(2000 * np.mean(signs < 0)) and coefficients[-1] == pytest.approx(np.mean(signs < 0))
+    assert value == pytest.approx(2000 * np.mean(signs < 0)) and coefficients[-1] == pytest.approx(
+        np.mean(signs < 0)
+    )
 
 
 # ---------------------------------------------------------------- whole models
@@ -222,37 +244,54 @@ def test_columns_of_other_texts_change_nothing():
     expected = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(10.0, tolerance=1e-9)
     both_rows, both_columns = joint.fit(documents)
     assert len(joint.ngrams) > len(alone.ngrams)
-    training = LogisticRegression(both_rows.lists(0, 60), both_columns.below(60), labels, 2, True, 2)
+    training = LogisticRegression(
+        both_rows.lists(0, 60), both_columns.below(60), labels, 2, True, 2
+    )
     found = training.fit(10.0, tolerance=1e-9)
-    np.testing.assert_allclose(found.model.log_probs(both_rows.lists(60, None)),
-                               expected.model.log_probs(alone.transform(documents.texts(60, 100))), atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        found.model.log_probs(both_rows.lists(60, None)),
+        expected.model.log_probs(alone.transform(documents.texts(60, 100))),
+        atol=1e-6,
+    )
 
 
 def test_a_long_text_is_not_a_surer_one():
     texts, others = ["good film", "fine film", "bad film", "dull film"], ["good", "good fine"]
     _, _, by_row, by_column, other_rows = bag_of(texts, 1, 1, True, others=others)
-    fit = LogisticRegression(by_row, by_column, np.array([1, 1, 0, 0]), 2, naive_bayes=True).fit(10.0)
+    fit = LogisticRegression(by_row, by_column, np.array([1, 1, 0, 0]), 2, naive_bayes=True).fit(
+        10.0
+    )
     short, long = np.exp(fit.model.log_probs(other_rows))[:, 1]
     scores = np.log([short / (1 - short), long / (1 - long)]) - fit.model.bias[0]
-    assert scores[1] / scores[0] == pytest.approx(math.sqrt(2), rel=1e-6)  # two equal words in a row of length sqrt(2)
+    assert scores[1] / scores[0] == pytest.approx(
+        math.sqrt(2), rel=1e-6
+    )  # two equal words in a row of length sqrt(2)
 
 
 def test_fit_goes_on_from_another_and_ends_at_the_same_minimum():
     # Refitting starts from the coefficients of the first rows; the start may cost iterations but not change the model.
     texts, labels = random_texts(80, 5), np.random.default_rng(5).integers(0, 2, 80)
     _, _, by_row, by_column, _ = bag_of(texts, 2, 2, True)
-    first = LogisticRegression(by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2).fit(5.0)
+    first = LogisticRegression(
+        by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2
+    ).fit(5.0)
     cold = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(5.0, tolerance=1e-9)
-    warm = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(5.0, start=first, tolerance=1e-9)
+    warm = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(
+        5.0, start=first, tolerance=1e-9
+    )
     np.testing.assert_allclose(warm.model.weights, cold.model.weights, atol=1e-6)
-    task = LogisticRegression(by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2).fit(5.0, start=first)
+    task = LogisticRegression(
+        by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2
+    ).fit(5.0, start=first)
     assert task.iterations == 0 and first.iterations > 0
 
 
 def test_fit_says_in_words_when_it_stopped_at_the_limit():
     _, _, by_row, by_column, _ = bag_of(random_texts(80, 6), 2, 2, True)
     labels = np.random.default_rng(6).integers(0, 2, 80)
-    fit = LogisticRegression(by_row, by_column, labels, 2, True).fit(100.0, tolerance=1e-9, max_iterations=2)
+    fit = LogisticRegression(by_row, by_column, labels, 2, True).fit(
+        100.0, tolerance=1e-9, max_iterations=2
+    )
     assert not fit.converged and "NOT CONVERGED after 2 iterations" in fit.describe()
 
 
@@ -260,15 +299,26 @@ def test_texts_without_words_get_the_share_of_the_classes():
     # Nothing to learn from but the labels: the probability of a class is its share, because the bias is not penalised.
     _, _, by_row, by_column, _ = bag_of(["!", "?", "", "!"], marks=False)
     with np.errstate(all="raise"):
-        fit = LogisticRegression(by_row, by_column, np.array([1, 0, 0, 0]), 2).fit(1.0, tolerance=1e-9)
-        balanced = LogisticRegression(by_row, by_column, np.array([1, 0, 1, 0]), 2, True, 2).fit(1.0)
+        fit = LogisticRegression(by_row, by_column, np.array([1, 0, 0, 0]), 2).fit(
+            1.0, tolerance=1e-9
+        )
+        balanced = LogisticRegression(by_row, by_column, np.array([1, 0, 1, 0]), 2, True, 2).fit(
+            1.0
+        )
     np.testing.assert_allclose(np.exp(fit.model.log_probs(by_row)), [[0.75, 0.25]] * 4, atol=1e-6)
     assert balanced.converged and fit.model.strongest(1, 5).shape == (0,)
 
 
-@pytest.mark.parametrize("lowest, tried", [
-    (0, [0, 1, -1]), (2, [0, 1, 2, 3]), (-2, [0, 1, -1, -2, -3]), (9, [0, 1, 2, 3, 4]), (-9, [0, 1, -1, -2, -3, -4]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "lowest, tried",
+    [
+        (0, [0, 1, -1]),
+        (2, [0, 1, 2, 3]),
+        (-2, [0, 1, -1, -2, -3]),
+        (9, [0, 1, 2, 3, 4]),
+        (-9, [0, 1, -1, -2, -3, -4]),
+    ],
+)
 def test_search_for_C(lowest, tried):
     # Half powers of ten from the start; up, or else down, until the loss rises or 4 steps away.
     def step(C):
@@ -279,8 +329,12 @@ def test_search_for_C(lowest, tried):
 
 
 def test_strongest_columns():
-    words, bag, by_row, by_column, _ = bag_of(["good film", "good plot", "bad film", "bad plot", "odd film", "odd plot"])
+    words, bag, by_row, by_column, _ = bag_of(
+        ["good film", "good plot", "bad film", "bad plot", "odd film", "odd plot"]
+    )
     for labels, n_classes in ([1, 1, 0, 0, 0, 0], 2), ([0, 0, 1, 1, 2, 2], 3):
         model = LogisticRegression(by_row, by_column, np.array(labels), n_classes).fit(10.0).model
         best = [bag.names(model.strongest(k, 1), words)[0] for k in range(n_classes)]
-        assert best == ["good", "bad", "odd"] or (n_classes == 2 and best[0] in ("bad", "odd") and best[1] == "good")
+        assert best == ["good", "bad", "odd"] or (
+            n_classes == 2 and best[0] in ("bad", "odd") and best[1] == "good"
+        )

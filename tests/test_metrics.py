@@ -33,7 +33,11 @@ def test_three_classes_are_macro_averages():
     labels, called = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1, 1, 0])
     log_probs = np.log(np.full((5, 3), 0.1) + 0.7 * np.eye(3)[called])
     m = classification_metrics(labels, log_probs)
-    assert m["confusion"] == [[2, 1, 0], [0, 1, 0], [1, 0, 0]] == confusion_matrix(labels, called, 3).tolist()
+    assert (
+        m["confusion"]
+        == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
+        == confusion_matrix(labels, called, 3).tolist()
+    )
     assert m["precision"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert m["recall"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert m["f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
@@ -92,6 +96,15 @@ def test_examples_are_the_surest_mistakes_and_the_surest_right_of_each_class():
     reviews = [Review(f"r{i}", label, f"text {i}") for i, label in enumerate([0, 0, 0, 1, 0, 1, 1])]
     log_probs = np.log(np.stack([1 - p1, p1], 1))
     rows = example_rows(reviews, log_probs, lambda i: i, n_wrong=2)
-    assert [row["id"] for row in rows] == ["r0", "r1", "r4", "r3"] and [row["tokens"] for row in rows] == [0, 1, 4, 3]
-    assert rows[0] == {"id": "r0", "label": 0, "probabilities": [0.1, 0.9], "words": 2, "text": "text 0", "tokens": 0}
+    assert [row["id"] for row in rows] == ["r0", "r1", "r4", "r3"] and [
+        row["tokens"] for row in rows
+    ] == [0, 1, 4, 3]
+    assert rows[0] == {
+        "id": "r0",
+        "label": 0,
+        "probabilities": [0.1, 0.9],
+        "words": 2,
+        "text": "text 0",
+        "tokens": 0,
+    }
     assert [row["id"] for row in example_rows(reviews[3:4], log_probs[3:4])] == ["r3"]

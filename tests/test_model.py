@@ -94,7 +94,10 @@ def test_no_position_sees_a_later_one(reference_model):
 def test_dropout_is_off_in_eval_and_on_in_train():
     # SDPA's dropout argument knows nothing of eval mode; each of the two probabilities must act on its own.
     ids = torch.randint(0, 97, (2, 12))
-    for config in (dict(dropout=0.3, attention_dropout=0.0), dict(dropout=0.0, attention_dropout=0.3)):
+    for config in (
+        dict(dropout=0.3, attention_dropout=0.0),
+        dict(dropout=0.0, attention_dropout=0.3),
+    ):
         model = GPT2(GPT2Config(**{**vars(TINY), **config}))
         assert torch.equal(model.eval()(ids), model(ids))
         assert not torch.equal(model.train()(ids), model(ids))
@@ -104,9 +107,13 @@ def test_initial_weights_follow_gpt2():
     torch.manual_seed(0)
     model = GPT2(GPT2Config(vocab_size=2000, n_positions=256, n_embd=128, n_layer=8, n_head=4))
     stds = {name: p.std().item() for name, p in model.named_parameters() if p.dim() == 2}
-    assert stds["wte.weight"] == pytest.approx(0.02, rel=0.03) and stds["wpe.weight"] == pytest.approx(0.01, rel=0.03)
+    assert stds["wte.weight"] == pytest.approx(0.02, rel=0.03) and stds[
+        "wpe.weight"
+    ] == pytest.approx(0.01, rel=0.03)
     assert stds["h.3.attn.c_attn.weight"] == pytest.approx(0.02, rel=0.03)
-    assert stds["h.3.mlp.c_proj.weight"] == pytest.approx(0.02 / 4, rel=0.03)  # 1 / sqrt(2 * 8) = 1/4
+    assert stds["h.3.mlp.c_proj.weight"] == pytest.approx(
+        0.02 / 4, rel=0.03
+    )  # 1 / sqrt(2 * 8) = 1/4
     assert stds["h.3.attn.c_proj.weight"] == pytest.approx(0.02 / 4, rel=0.03)
     assert all((p == 0).all() for name, p in model.named_parameters() if name.endswith("bias"))
 
@@ -137,7 +144,13 @@ def test_short_rows_in_bfloat16_attend_as_in_float64(masked):
     torch.manual_seed(0)
     exact = torch.randn(3, 2, 4, 12, 8, dtype=torch.float64)  # q, k, v: (B, H, T, D)
     causal = torch.ones(12, 12, dtype=torch.bool).tril()
-    mask = (causal & (torch.arange(12) >= 5 * (torch.arange(12) >= 5)[:, None]))[None, None].expand(2, 1, 12, 12) if masked else None
+    mask = (
+        (causal & (torch.arange(12) >= 5 * (torch.arange(12) >= 5)[:, None]))[None, None].expand(
+            2, 1, 12, 12
+        )
+        if masked
+        else None
+    )
     wanted = torch.randn(2, 4, 12, 8, dtype=torch.float64)
     found = []
     for dtype in (torch.float64, torch.bfloat16):
@@ -147,14 +160,20 @@ def test_short_rows_in_bfloat16_attend_as_in_float64(masked):
         assert y.dtype == dtype
         found.append((y.detach().double(), qkv.grad.double()))
     scores = exact[0] @ exact[1].transpose(-1, -2) / 8**0.5
-    y = torch.softmax(scores.masked_fill(~(causal if mask is None else mask), -torch.inf), -1) @ exact[2]
+    y = (
+        torch.softmax(scores.masked_fill(~(causal if mask is None else mask), -torch.inf), -1)
+        @ exact[2]
+    )
     torch.testing.assert_close(found[0][0], y)
     for float64, bfloat16 in zip(*found):
         assert (bfloat16 - float64).norm() < 0.01 * float64.norm()
 
 
 def test_short_rows_in_bfloat16_drop_weights():
-    q, k, v = (*torch.randn(2, 1, 1, 64, 64).bfloat16(), torch.eye(64).bfloat16()[None, None])  # so the weights come out
+    q, k, v = (
+        *torch.randn(2, 1, 1, 64, 64).bfloat16(),
+        torch.eye(64).bfloat16()[None, None],
+    )  # so the weights come out
     weights, others = (attention(q.requires_grad_(), k, v, dropout=0.5) for _ in range(2))
     assert 0.4 < (weights != 0).sum() / (64 * 65 / 2) < 0.6 and not torch.equal(weights, others)
 
@@ -162,15 +181,23 @@ def test_short_rows_in_bfloat16_drop_weights():
 def test_positions_asked_for_are_those_of_the_whole(reference_model):
     # After the last attention the others are left out: the logits, and every gradient, must not notice.
     ids, at = torch.randint(0, 97, (3, 7)), torch.tensor([0, 6, 13, 8, 20])
-    whole, part = reference_model.hidden_states(ids).flatten(0, 1)[at], reference_model.hidden_states(ids, at=at)
+    whole, part = (
+        reference_model.hidden_states(ids).flatten(0, 1)[at],
+        reference_model.hidden_states(ids, at=at),
+    )
     torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
     wanted = torch.randn(5, 16)
-    gradients = [torch.autograd.grad((hidden * wanted).sum(), reference_model.parameters()) for hidden in (whole, part)]
+    gradients = [
+        torch.autograd.grad((hidden * wanted).sum(), reference_model.parameters())
+        for hidden in (whole, part)
+    ]
     for one, other in zip(*gradients):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 1e-12)]
+)
 def test_product_with_one_vector(dtype, tolerance):
     # A single vector takes other kernels, where nothing is to be learned.
     torch.manual_seed(0)
@@ -183,7 +210,9 @@ def test_product_with_one_vector(dtype, tolerance):
                 expected = F.linear(*exact[:bias_too])
                 found = product(*given[:bias_too])
                 assert found.dtype == dtype
-                torch.testing.assert_close(found.double(), expected, atol=6 * tolerance, rtol=tolerance)
+                torch.testing.assert_close(
+                    found.double(), expected, atol=6 * tolerance, rtol=tolerance
+                )
     weight = weight.requires_grad_()
     product(torch.ones(1, 40), weight).sum().backward()
     assert torch.equal(weight.grad, torch.ones(24, 40))
@@ -204,7 +233,11 @@ def test_impossible_inputs_are_refused_with_the_numbers():
             classifier(torch.zeros(2, 4, dtype=torch.long), torch.tensor(lengths))
     with pytest.raises(ValueError, match="2 rows"):
         classifier(torch.zeros(2, 4, dtype=torch.long), torch.tensor([4]))
-    for kwargs in (dict(n_classes=1), dict(pooling="first"), dict(n_classes=3, class_names=["a", "b"])):
+    for kwargs in (
+        dict(n_classes=1),
+        dict(pooling="first"),
+        dict(n_classes=3, class_names=["a", "b"]),
+    ):
         with pytest.raises(ValueError):
             GPT2Classifier(TINY, **kwargs)
 
@@ -217,7 +250,10 @@ def test_live_transformers_parity():
     ).eval()
     ours = GPT2(GPT2Config(vocab_size=61, n_positions=32, n_embd=24, n_layer=3, n_head=3)).eval()
     turned = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-    state = {n.removeprefix("transformer."): p.T if n.endswith(turned) else p for n, p in theirs.named_parameters()}
+    state = {
+        n.removeprefix("transformer."): p.T if n.endswith(turned) else p
+        for n, p in theirs.named_parameters()
+    }
     ours.load_state_dict(state)
     ids = torch.randint(0, 61, (2, 32))
     torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=1e-4)

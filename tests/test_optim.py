@@ -14,14 +14,18 @@ def rates(n_steps, **options):
 
 def test_linear_schedule_by_hand():
     # 2 of 10 steps warm up: 1/2, 1; then 8 equal steps down from the peak towards 0.
-    assert rates(10, warmup=0.2) == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert rates(10, warmup=0.2) == pytest.approx(
+        [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
 
 
 def test_cosine_schedule_by_hand():
     # cos(0), cos(pi/4), cos(pi/2), cos(3 pi/4) -> 1, 0.8536, 0.5, 0.1464; scaled to end at a tenth of the peak.
     fall = [1, 0.853553, 0.5, 0.146447]
     assert rates(4, warmup=0.0, schedule="cosine") == pytest.approx(fall, abs=1e-6)
-    assert rates(4, warmup=0.0, schedule="cosine", final_rate=0.1) == pytest.approx([0.1 + 0.9 * f for f in fall], abs=1e-6)
+    assert rates(4, warmup=0.0, schedule="cosine", final_rate=0.1) == pytest.approx(
+        [0.1 + 0.9 * f for f in fall], abs=1e-6
+    )
 
 
 def test_extreme_warmups():
@@ -35,6 +39,10 @@ def test_only_matrices_decay():
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)].split(".")[-1] for p in free["params"]} == {"weight", "bias"}
     assert all(".ln_" in n or n.endswith("bias") for n in (names[id(p)] for p in free["params"]))
-    assert len(decayed["params"]) == 2 + 4 + 1 and decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
+    assert (
+        len(decayed["params"]) == 2 + 4 + 1
+        and decayed["weight_decay"] == 0.1
+        and free["weight_decay"] == 0.0
+    )
     model.transformer.requires_grad_(False)
     assert [len(group["params"]) for group in parameter_groups(model, 0.1)] == [1, 0]

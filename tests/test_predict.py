@@ -14,7 +14,12 @@ from gptft.generate import find_model
 from gptft.predict import main
 
 SHAPE = GPT2Config(n_positions=64, n_embd=16, n_layer=2, n_head=2, dropout=0.5)
-TEXTS = ["a fine film", "dull", "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen", "naïve 😀 é"]
+TEXTS = [
+    "a fine film",
+    "dull",
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen",
+    "naïve 😀 é",
+]
 
 
 def classifier():
@@ -29,7 +34,9 @@ def classifier():
 def folder(tmp_path):
     """A run that was trained on texts of at most 12 tokens, their tails."""
     save_model(classifier(), tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text('{"options": {"max_length": 12, "truncate": "tail"}}', encoding="utf-8")
+    (tmp_path / "run" / "run.json").write_text(
+        '{"options": {"max_length": 12, "truncate": "tail"}}', encoding="utf-8"
+    )
     return str(tmp_path / "run")
 
 
@@ -54,18 +61,31 @@ def test_probabilities_are_the_models_own_in_the_order_of_the_texts(folder, caps
     rows = predict(capsys, "--model", folder, *TEXTS)
     assert [row["id"] for row in rows] == [1, 2, 3, 4]
     for row, p in zip(rows, alone(TEXTS)):
-        assert list(row["probabilities"]) == ["bad", "good"] and list(row["probabilities"].values()) == pytest.approx(p, abs=2e-6)
+        assert list(row["probabilities"]) == ["bad", "good"] and list(
+            row["probabilities"].values()
+        ) == pytest.approx(p, abs=2e-6)
         assert row["label"] == ["bad", "good"][int(np.argmax(p))]
 
 
 def test_all_sources_say_the_same(folder, capsys, tmp_path, monkeypatch):
     expected = [row["probabilities"] for row in predict(capsys, "--model", folder, *TEXTS)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text, "id": f"r{i}"}) + "\n" for i, text in enumerate(TEXTS)), encoding="utf-8")
-    (tmp_path / "a.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": text, "id": f"r{i}"}) + "\n" for i, text in enumerate(TEXTS)),
+        encoding="utf-8",
+    )
+    (tmp_path / "a.csv").write_text(
+        "text\n" + "".join(f'"{text}"\n' for text in TEXTS), encoding="utf-8"
+    )
     (tmp_path / "a.txt").write_text("\ufeff" + "\n\n".join(TEXTS), encoding="utf-8")
-    for name, ids in (("a.jsonl", ["r0", "r1", "r2", "r3"]), ("a.csv", [2, 3, 4, 5]), ("a.txt", [1, 3, 5, 7])):
+    for name, ids in (
+        ("a.jsonl", ["r0", "r1", "r2", "r3"]),
+        ("a.csv", [2, 3, 4, 5]),
+        ("a.txt", [1, 3, 5, 7]),
+    ):
         rows = predict(capsys, "--model", folder, "--file", str(tmp_path / name))
-        assert [row["id"] for row in rows] == ids and [row["probabilities"] for row in rows] == expected
+        assert [row["id"] for row in rows] == ids and [
+            row["probabilities"] for row in rows
+        ] == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode())))
     assert [row["probabilities"] for row in predict(capsys, "--model", folder)] == expected
 
@@ -77,7 +97,9 @@ def test_attributions_are_the_slope_of_the_score_in_the_size_of_each_embedding()
 
     def score(t, size):
         def scaled(module, args, output):
-            return output * torch.tensor([[size if i == t else 1.0] for i in range(len(ids))], dtype=torch.float64)
+            return output * torch.tensor(
+                [[size if i == t else 1.0] for i in range(len(ids))], dtype=torch.float64
+            )
 
         hook = model.transformer.wte.register_forward_hook(scaled)
         with torch.no_grad():
@@ -96,22 +118,34 @@ def test_pieces_are_the_text_though_a_character_is_cut_into_tokens():
     ids = tokenizer.encode(TEXTS[3])
     pieces = explain(model, ids, tokenizer)
     assert "".join(text for text, _ in pieces) == TEXTS[3]
-    assert sum(value for _, value in pieces) == pytest.approx(attributions(model, ids).sum().item(), abs=1e-3)
-    assert "".join(text for text, _ in explain(model, ids[:-1], tokenizer)).startswith("naïve 😀")  # cut within a character
+    assert sum(value for _, value in pieces) == pytest.approx(
+        attributions(model, ids).sum().item(), abs=1e-3
+    )
+    assert "".join(text for text, _ in explain(model, ids[:-1], tokenizer)).startswith(
+        "naïve 😀"
+    )  # cut within a character
 
 
 def test_explained_texts_are_coloured_where_colours_show(folder, capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     (row,) = predict(capsys, "--model", folder, "--explain", TEXTS[2])
-    assert "".join(text for text, _ in row["tokens"]) == Tokenizer().decode(Tokenizer().encode(TEXTS[2])[-12:])
+    assert "".join(text for text, _ in row["tokens"]) == Tokenizer().decode(
+        Tokenizer().encode(TEXTS[2])[-12:]
+    )
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["--model", folder, "--explain", TEXTS[0]]) == 0
     head, text = capsys.readouterr().out.split("\n")[:2]
-    assert head.startswith("1: ") and "bad 0." in head and re.sub("\x1b\\[[0-9;]*m", "", text) == TEXTS[0]
+    assert (
+        head.startswith("1: ")
+        and "bad 0." in head
+        and re.sub("\x1b\\[[0-9;]*m", "", text) == TEXTS[0]
+    )
     assert "\x1b[" in text and text.count("\x1b[0m") == len(re.findall("\x1b\\[\\d+;30;", text))
 
 
-def test_the_newest_classifier_is_taken_and_no_language_model(folder, tmp_path, monkeypatch, capsys):
+def test_the_newest_classifier_is_taken_and_no_language_model(
+    folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["x"]) == 2
     assert "scripts/finetune_imdb.py" in capsys.readouterr().err
@@ -122,16 +156,22 @@ def test_the_newest_classifier_is_taken_and_no_language_model(folder, tmp_path, 
     assert "more than 64 tokens" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv, says", [
-    (["--file", "a.jsonl", "text"], "exclude each other"),
-    (["--model", "lm", "x"], "a language model has no classes, lm"),
-    (["--model", "absent", "x"], "no such model, absent"),
-    (["--model", "run", " "], "'text' is empty, command line, line 1"),
-    (["--model", "run", "--file", "absent.txt"], "absent.txt"),
-    (["--model", "run", "--file", "bad.txt"], "not UTF-8 (invalid start byte), bad.txt, line 2"),
-    (["--model", "run", "--file", "bad.jsonl"], "no field 'text', bad.jsonl, line 1"),
-    (["--model", "other", "x"], "no max_length and truncate, other/run.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--file", "a.jsonl", "text"], "exclude each other"),
+        (["--model", "lm", "x"], "a language model has no classes, lm"),
+        (["--model", "absent", "x"], "no such model, absent"),
+        (["--model", "run", " "], "'text' is empty, command line, line 1"),
+        (["--model", "run", "--file", "absent.txt"], "absent.txt"),
+        (
+            ["--model", "run", "--file", "bad.txt"],
+            "not UTF-8 (invalid start byte), bad.txt, line 2",
+        ),
+        (["--model", "run", "--file", "bad.jsonl"], "no field 'text', bad.jsonl, line 1"),
+        (["--model", "other", "x"], "no max_length and truncate, other/run.json"),
+    ],
+)
 def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys, argv, says):
     monkeypatch.chdir(tmp_path)
     save_model(GPT2(SHAPE), "lm")

@@ -43,7 +43,11 @@ def same_weights(a, b):
 def edit_config(folder, **changes):
     """Set keys of config.json; None removes one."""
     path = folder / "config.json"
-    config = {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}
+    config = {
+        key: value
+        for key, value in (json.loads(path.read_text()) | changes).items()
+        if value is not None
+    }
     path.write_text(json.dumps(config))
 
 
@@ -68,7 +72,11 @@ def test_logits_are_those_of_transformers(name):
 def test_classifier_logits_are_those_of_transformers():
     # On rows padded to different lengths: a head that reads a padded position fails here.
     model, known = load_model(FIXTURES / "hf_classifier"), expected("hf_classifier")
-    assert isinstance(model, GPT2Classifier) and model.class_names == ["no", "maybe", "yes"] and not model.training
+    assert (
+        isinstance(model, GPT2Classifier)
+        and model.class_names == ["no", "maybe", "yes"]
+        and not model.training
+    )
     with torch.no_grad():
         logits = model(known["token_ids"], known["lengths"])
     torch.testing.assert_close(logits, known["logits"], atol=1e-5, rtol=0)
@@ -79,12 +87,16 @@ def test_weights_are_parameters_with_memory_of_their_own():
     model = load_model(FIXTURES / "tf_gpt2")
     for name, weight in model.named_parameters():
         assert weight.requires_grad and weight.is_contiguous() and weight.data_ptr() % 64 == 0, name
-        assert weight.untyped_storage().nbytes() <= weight.nbytes + 64, f"{name} views the whole file"
+        assert weight.untyped_storage().nbytes() <= weight.nbytes + 64, (
+            f"{name} views the whole file"
+        )
     assert not [name for name, _ in model.named_buffers()]
 
 
 def test_dtype_and_dropout_arguments(hf_lm):
-    assert {weight.dtype for weight in load_model(hf_lm, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in load_model(hf_lm, dtype=torch.bfloat16).parameters()} == {
+        torch.bfloat16
+    }
     assert load_model(hf_lm).config.dropout == 0.1
     model = load_model(hf_lm, dropout=0.3)
     assert model.config.dropout == 0.3 and model.h[0].attn.dropout == 0.3 and model.drop.p == 0.3
@@ -129,7 +141,9 @@ def test_language_model_there_and_back(tmp_path):
     model = random_model()
     save_model(model, tmp_path / "a" / "b")
     loaded = load_model(tmp_path / "a" / "b")
-    assert isinstance(loaded, GPT2) and same_weights(loaded, model) and loaded.config == model.config
+    assert (
+        isinstance(loaded, GPT2) and same_weights(loaded, model) and loaded.config == model.config
+    )
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -150,7 +164,15 @@ def test_the_number_of_classes_is_the_heads(tmp_path):
 
 
 def test_attention_dropout_is_kept(tmp_path):
-    config = GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1, dropout=0.2, attention_dropout=0.0)
+    config = GPT2Config(
+        vocab_size=9,
+        n_positions=4,
+        n_embd=4,
+        n_layer=1,
+        n_head=1,
+        dropout=0.2,
+        attention_dropout=0.0,
+    )
     save_model(random_model(config), tmp_path)
     assert read_config(tmp_path) == config
 
@@ -173,15 +195,23 @@ def test_a_compiled_or_foreign_model_is_refused(tmp_path):
 def test_tokenizer_files(tmp_path, tokenizer):
     # vocab.json in OpenAI's own form has the checksum of encoder.json, which covers all 50,257 entries.
     save_model(random_model(), tmp_path)
-    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("vocab.json", "merges.txt")]
-    assert digests == ["196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-                       "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"]  # fmt: skip
+    digests = [
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("vocab.json", "merges.txt")
+    ]
+    assert digests == [
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    ]
     assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] == tokenizer.eot
 
 
 def test_a_small_vocabulary_has_no_tokenizer(tmp_path):
     # 50256 would lie outside it, as a padding id and as a token.
-    save_model(random_model(GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1)), tmp_path)
+    save_model(
+        random_model(GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1)),
+        tmp_path,
+    )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] is None
 
@@ -191,7 +221,9 @@ def test_a_small_vocabulary_has_no_tokenizer(tmp_path):
 
 @pytest.fixture
 def transformers():
-    return pytest.importorskip("transformers", reason="transformers is the oracle here, and is not installed")
+    return pytest.importorskip(
+        "transformers", reason="transformers is the oracle here, and is not installed"
+    )
 
 
 def test_transformers_loads_a_language_model_of_ours(tmp_path, transformers, tokenizer):
@@ -201,7 +233,9 @@ def test_transformers_loads_a_language_model_of_ours(tmp_path, transformers, tok
     assert not info["missing_keys"] and not info["unexpected_keys"]
     token_ids = torch.randint(0, 50257, (3, 8))
     with torch.no_grad():
-        torch.testing.assert_close(theirs.eval()(token_ids).logits, model(token_ids), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            theirs.eval()(token_ids).logits, model(token_ids), atol=1e-5, rtol=1e-5
+        )
     text = "Hello wörld, 3.14 \n\n and <|endoftext|>"
     found = transformers.AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
     assert found == [*tokenizer.encode(text.removesuffix("<|endoftext|>")), tokenizer.eot]
@@ -262,11 +296,15 @@ def test_other_models_are_refused_by_key_and_value(hf_lm, key, value):
 
 
 def test_harmless_keys_load(hf_lm):
-    edit_config(hf_lm, reorder_and_upcast_attn=True, n_inner=48, activation_function="gelu_pytorch_tanh")
+    edit_config(
+        hf_lm, reorder_and_upcast_attn=True, n_inner=48, activation_function="gelu_pytorch_tanh"
+    )
     assert same_weights(load_model(hf_lm), load_model(FIXTURES / "hf_lm"))
 
 
-@pytest.mark.parametrize("labels", [{"0": "a", "2": "b", "1": 3}, {"0": "a"}, {}, ["a", "b", "c"], {"a": "0"}])
+@pytest.mark.parametrize(
+    "labels", [{"0": "a", "2": "b", "1": 3}, {"0": "a"}, {}, ["a", "b", "c"], {"a": "0"}]
+)
 def test_class_names_that_do_not_fit(tmp_path, labels):
     folder = shutil.copytree(FIXTURES / "hf_classifier", tmp_path / "copy")
     edit_config(folder, id2label=labels)
@@ -337,8 +375,11 @@ def test_folders_that_hold_no_model(tmp_path, hf_lm):
 def test_hparams_of_another_model(tmp_path):
     folder = shutil.copytree(FIXTURES / "tf_gpt2", tmp_path / "copy")
     hparams = json.loads((folder / "hparams.json").read_text())
-    for changes, phrase in (({"n_layer": 3}, "model/h2/ln_1/g is missing"), ({"n_ctx": None}, "n_ctx is None"),
-                            ({"n_layer": 1}, "'model/h1/ln_1/g' is unknown")):  # fmt: skip
+    for changes, phrase in (
+        ({"n_layer": 3}, "model/h2/ln_1/g is missing"),
+        ({"n_ctx": None}, "n_ctx is None"),
+        ({"n_layer": 1}, "'model/h1/ln_1/g' is unknown"),
+    ):
         (folder / "hparams.json").write_text(json.dumps(hparams | changes))
         with pytest.raises(CheckpointError, match=phrase):
             load_model(folder)
@@ -350,8 +391,14 @@ def test_hparams_of_another_model(tmp_path):
 def test_the_real_gpt2_gives_the_known_answers():
     folder = Path(os.environ.get("GPTFT_124M", Path(__file__).parents[1] / "checkpoints" / "124M"))
     if not folder.is_dir():
-        pytest.skip("needs OpenAI's checkpoint in checkpoints/124M or $GPTFT_124M: python -m data_prep.gpt2")
+        pytest.skip(
+            "needs OpenAI's checkpoint in checkpoints/124M or $GPTFT_124M: python -m data_prep.gpt2"
+        )
     from data_prep.gpt2 import known_answers
 
-    differing = [(question, here, known) for question, here, known, ok in known_answers(load_model(folder)) if not ok]
+    differing = [
+        (question, here, known)
+        for question, here, known, ok in known_answers(load_model(folder))
+        if not ok
+    ]
     assert not differing

@@ -22,7 +22,9 @@ def clock(monkeypatch):
     now = types.SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
     monkeypatch.setattr(progress, "peak_memory", lambda device: 1_500_000_000)
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: types.SimpleNamespace(columns=100))
+    monkeypatch.setattr(
+        progress.shutil, "get_terminal_size", lambda: types.SimpleNamespace(columns=100)
+    )
     return now
 
 
@@ -35,8 +37,13 @@ def test_a_file_gets_lines_now_and_then(clock):
         shown.update(step, 1, 0.5, 1e-3, 1234.5)
     lines = stream.getvalue().splitlines()
     assert "\r" not in stream.getvalue() and len(lines) == 8
-    assert lines[0] == "step     5/40  epoch 1  loss 0.5000  1,234 tokens/s  1 m 10 s left  1.50 GB  rate 1.0e-03"
-    assert lines[-1].startswith("step    40/40") and "  0 s left" in lines[-1]  # the last step is always shown
+    assert (
+        lines[0]
+        == "step     5/40  epoch 1  loss 0.5000  1,234 tokens/s  1 m 10 s left  1.50 GB  rate 1.0e-03"
+    )
+    assert (
+        lines[-1].startswith("step    40/40") and "  0 s left" in lines[-1]
+    )  # the last step is always shown
 
 
 def test_time_left_counts_only_the_steps_made_here(clock):
@@ -63,7 +70,9 @@ def test_the_accuracy_on_val_stands_in_the_line_once_it_is_known(clock):
     stream = io.StringIO()
     shown = Progress(2, stream=stream)
     shown.update(2, 1, 0.5, 1e-3, 1)
-    shown.evaluated(2, {"n": 7, "loss": 0.25, "accuracy": 0.75, "confusion": [[1]]}, 61.2, best=True)
+    shown.evaluated(
+        2, {"n": 7, "loss": 0.25, "accuracy": 0.75, "confusion": [[1]]}, 61.2, best=True
+    )
     shown.update(2, 1, 0.5, 1e-3, 1)
     before, val, after = stream.getvalue().splitlines()
     assert val == "step     2  val loss 0.2500  accuracy 0.7500  in 1 m 01 s  (best)"
@@ -71,7 +80,13 @@ def test_the_accuracy_on_val_stands_in_the_line_once_it_is_known(clock):
 
 
 def test_durations():
-    assert [duration(s) for s in (0.4, 59.4, 59.6, 200, 3900)] == ["0 s", "59 s", "1 m 00 s", "3 m 20 s", "1 h 05 m"]
+    assert [duration(s) for s in (0.4, 59.4, 59.6, 200, 3900)] == [
+        "0 s",
+        "59 s",
+        "1 m 00 s",
+        "3 m 20 s",
+        "1 h 05 m",
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say")

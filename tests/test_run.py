@@ -15,11 +15,18 @@ from gptft.run import open_run
 
 
 def test_run_json_holds_the_command_and_the_surroundings(tmp_path):
-    open_run(tmp_path / "run", ["python", "scripts/x.py", "--data", "my file.csv"], {"epochs": 3, "seed": 5})
+    open_run(
+        tmp_path / "run",
+        ["python", "scripts/x.py", "--data", "my file.csv"],
+        {"epochs": 3, "seed": 5},
+    )
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["command"] == "python scripts/x.py --data 'my file.csv'"
     assert record["options"] == {"epochs": 3, "seed": 5} and record["seed"] == 5
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"] == torch.__version__
+    assert (
+        record["versions"]["torch"] == torch.__version__.split("+")[0]
+        or record["versions"]["torch"] == torch.__version__
+    )
     assert {"python", "numpy", "tiktoken"} <= set(record["versions"]) and "git_commit" in record
 
 
@@ -93,7 +100,11 @@ def test_damaged_state_falls_back_to_the_one_before(tmp_path, capsys):
         run.cut_log(state)
         assert state["step"] == 1 and torch.equal(state["weights"], before["weights"])
         printed = capsys.readouterr().out
-        assert "state.pt" in printed and printed.endswith("; going on from the one saved before it\n") and printed.count("\n") == 1
+        assert (
+            "state.pt" in printed
+            and printed.endswith("; going on from the one saved before it\n")
+            and printed.count("\n") == 1
+        )
         assert log.read_text(encoding="utf-8") == '{"step": 1}\n'
         # It has taken the damaged one's place: the next save must not push out the last good state.
         assert run.load_state()["step"] == 1 and not run.previous_file.exists()
@@ -125,7 +136,9 @@ def test_two_processes_cannot_have_one_folder(tmp_path):
     # Their logs and states would mix. The lock goes with its process, however that ends.
     pytest.importorskip("fcntl", reason="Windows has no such lock")
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from gptft.run import open_run; run = open_run('run', [], {{}}); print(); input()"
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+    )
     other.stdout.readline()
     for flags in ({}, {"overwrite": True}):
         with pytest.raises(UserError, match="another process trains into --out"):
@@ -143,15 +156,24 @@ def test_what_may_change_when_a_run_is_resumed(tmp_path, capsys):
     with pytest.raises(UserError, match="epochs was 3, is 5.*or add --resume-anyway"):
         open_run(run.folder, [], options | {"epochs": 5}, resume=True)
     anyway = options | {"epochs": 5, "resume_anyway": True}
-    for changed in ({"batch_size": 4}, {"texts": "bb"}):  # the position in the data would lose its meaning
-        with pytest.raises(UserError, match=f"{[*changed][0]} was .* use the command in its run.json$"):
+    for changed in (
+        {"batch_size": 4},
+        {"texts": "bb"},
+    ):  # the position in the data would lose its meaning
+        with pytest.raises(
+            UserError, match=f"{[*changed][0]} was .* use the command in its run.json$"
+        ):
             open_run(run.folder, [], anyway | changed, resume=True)
     with pytest.raises(UserError, match="--resume-anyway goes with --resume"):
         open_run(run.folder, [], anyway)
     open_run(run.folder, ["second"], anyway, resume=True)
     assert capsys.readouterr().out == "resumed anyway: epochs was 3, is 5\n"
     record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    assert record["options"]["epochs"] == 5 and record["resumed"] == ["second (epochs was 3, is 5)"] and record["command"] == "first"
+    assert (
+        record["options"]["epochs"] == 5
+        and record["resumed"] == ["second (epochs was 3, is 5)"]
+        and record["command"] == "first"
+    )
     open_run(run.folder, [], options | {"epochs": 5}, resume=True)
 
 
@@ -159,7 +181,9 @@ def test_log_is_json_also_for_what_is_no_number(tmp_path):
     # NaN and Infinity, which Python would write, no other reader of JSON takes.
     run = open_run(tmp_path / "run", [], {})
     run.log({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
-    assert (run.folder / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 1, "loss": null, "grad_norm": null}\n'
+    assert (run.folder / "metrics.jsonl").read_text(
+        encoding="utf-8"
+    ) == '{"step": 1, "loss": null, "grad_norm": null}\n'
 
 
 def test_state_that_would_run_code_is_refused(tmp_path):

@@ -34,7 +34,9 @@ def test_reads_every_type_of_the_reference():
     assert sorted(tensors) == sorted(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
     for name, tensor in tensors.items():
         assert tensor.dtype == getattr(torch, name)
-        expected = [i % 2 for i in range(len(tensor))] if name == "bool" else list(range(len(tensor)))
+        expected = (
+            [i % 2 for i in range(len(tensor))] if name == "bool" else list(range(len(tensor)))
+        )
         assert tensor.to(torch.complex64).real.tolist() == expected, name
 
 
@@ -46,11 +48,19 @@ def test_writes_the_bytes_of_the_reference(tmp_path):
 
 
 def test_the_reference_reads_what_is_written(tmp_path):
-    reference = pytest.importorskip("safetensors.torch", reason="the safetensors package is the oracle here")
-    tensors = {"b": torch.randn(3, 2).T, "a": torch.arange(5, dtype=torch.bfloat16), "c": torch.tensor(7)}
+    reference = pytest.importorskip(
+        "safetensors.torch", reason="the safetensors package is the oracle here"
+    )
+    tensors = {
+        "b": torch.randn(3, 2).T,
+        "a": torch.arange(5, dtype=torch.bfloat16),
+        "c": torch.tensor(7),
+    }
     write_safetensors(tmp_path / "ours", tensors)
     found = reference.load_file(tmp_path / "ours")
-    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert found.keys() == tensors.keys() and all(
+        torch.equal(found[name], tensors[name]) for name in tensors
+    )
 
 
 def test_tensors_view_a_private_map(tmp_path):
@@ -67,11 +77,19 @@ def test_tensors_view_a_private_map(tmp_path):
 
 def test_reads_unaligned_tensors_of_old_writers(tmp_path):
     # Old writers did not pad the header, so tensors may begin at any byte.
-    data = np.arange(2, dtype=np.float32).tobytes() + b"\x01" + np.arange(3, dtype=np.int16).tobytes()
+    data = (
+        np.arange(2, dtype=np.float32).tobytes() + b"\x01" + np.arange(3, dtype=np.int16).tobytes()
+    )
     header = {"x": entry(), "y": entry("BOOL", (1,), (8, 9)), "z": entry("I16", (3,), (9, 15))}
     for spaces in range(8):
-        tensors = read_safetensors(write_raw(tmp_path / "file", " " * spaces + json.dumps(header), data, padding=False))
-        assert (tensors["x"].tolist(), tensors["y"].tolist(), tensors["z"].tolist()) == ([0, 1], [True], [0, 1, 2])
+        tensors = read_safetensors(
+            write_raw(tmp_path / "file", " " * spaces + json.dumps(header), data, padding=False)
+        )
+        assert (tensors["x"].tolist(), tensors["y"].tolist(), tensors["z"].tolist()) == (
+            [0, 1],
+            [True],
+            [0, 1, 2],
+        )
 
 
 def test_metadata_is_no_tensor(tmp_path):
@@ -91,7 +109,10 @@ REFUSED = {
     "no object": ([1, 2], "object"),
     "metadata that is no text": ({"__metadata__": {"n": 1}}, "metadata"),
     "a name twice": ('{"x": %s, "x": %s}' % ((json.dumps(entry()),) * 2), "twice"),
-    "a key twice": ('{"x": {"dtype": "F32", "shape": [2], "shape": [2], "data_offsets": [0, 8]}}', "twice"),
+    "a key twice": (
+        '{"x": {"dtype": "F32", "shape": [2], "shape": [2], "data_offsets": [0, 8]}}',
+        "twice",
+    ),
     "no entry": ({"x": [1]}, "'x'"),
     "a key too many": ({"x": entry() | {"more": 1}}, "'x'"),
     "a key too few": ({"x": {"dtype": "F32", "shape": [2]}}, "'x'"),
@@ -110,7 +131,10 @@ REFUSED = {
     "huge offsets": ({"x": entry(offsets=(HUGE - 8, HUGE))}, "outside"),
     "size of another shape": ({"x": entry(shape=(3,))}, "bytes"),
     "overlap": ({"x": entry(), "y": entry()}, "begins at byte 0 of the data, not at 8"),
-    "gap": ({"x": entry(shape=(1,), offsets=(0, 4)), "y": entry("U8", (3,), (5, 8))}, "begins at byte 5"),
+    "gap": (
+        {"x": entry(shape=(1,), offsets=(0, 4)), "y": entry("U8", (3,), (5, 8))},
+        "begins at byte 5",
+    ),
     "bytes at the end": ({"x": entry(shape=(1,), offsets=(0, 4))}, "end at byte 4"),
 }
 

@@ -30,8 +30,13 @@ def load(data, seed=0):
 
 def test_the_three_kinds_hold_the_same_records(tmp_path):
     """One reader per kind must agree on fields, on quotes, commas, line breaks and letters beyond ASCII."""
-    rows = [{"text": 'He said "wow",\nthen left — naïve.', "label": "1"}, {"text": "b\r\nc", "label": "x y"}]
-    quoted = "".join('"{}",{}\n'.format(row["text"].replace('"', '""'), row["label"]) for row in rows)
+    rows = [
+        {"text": 'He said "wow",\nthen left — naïve.', "label": "1"},
+        {"text": "b\r\nc", "label": "x y"},
+    ]
+    quoted = "".join(
+        '"{}",{}\n'.format(row["text"].replace('"', '""'), row["label"]) for row in rows
+    )
     files = [
         jsonl(tmp_path / "a.jsonl", rows),
         write(tmp_path / "a.json", json.dumps(rows, indent=1)),
@@ -49,27 +54,40 @@ def test_places(tmp_path):
     items = read_records(write(tmp_path / "a.json", '[{"text": "a"},\n\n{"text": "b"}]'))
     assert [record.number for record in lines] == [2, 5]
     assert [record.number for record in rows] == [2, 5]
-    assert [record.place for record in items] == [f"{tmp_path / 'a.json'}, record {n}" for n in (1, 2)]
+    assert [record.place for record in items] == [
+        f"{tmp_path / 'a.json'}, record {n}" for n in (1, 2)
+    ]
 
 
 def test_byte_order_mark_is_not_part_of_a_name(tmp_path):
     """Spreadsheets save CSV with a BOM; read as text it would turn the column `text` into `\\ufefftext`."""
-    for name, content in (("a.csv", "text\nhi"), ("a.jsonl", '{"text": "hi"}'), ("a.json", '[{"text": "hi"}]')):
+    for name, content in (
+        ("a.csv", "text\nhi"),
+        ("a.jsonl", '{"text": "hi"}'),
+        ("a.json", '[{"text": "hi"}]'),
+    ):
         records = read_records(write(tmp_path / name, codecs.BOM_UTF8 + content.encode()))
         assert records[0].fields == {"text": "hi"}
 
 
 def test_long_csv_fields(tmp_path):
     """Python's csv module gives up on fields over 131,072 characters unless told otherwise."""
-    assert len(read_records(write(tmp_path / "a.csv", "text\n" + "x" * 200_000))[0].fields["text"]) == 200_000
+    assert (
+        len(read_records(write(tmp_path / "a.csv", "text\n" + "x" * 200_000))[0].fields["text"])
+        == 200_000
+    )
 
 
 def test_a_one_line_json_file_may_be_large(tmp_path, monkeypatch):
     """json.dump writes the whole list on one line; the limit on lines is for .jsonl and .csv."""
     monkeypatch.setattr("gptft.data.sources.MAX_LINE", 50)
-    assert len(read_records(write(tmp_path / "a.json", json.dumps([{"text": "word " * 20}] * 3)))) == 3
+    assert (
+        len(read_records(write(tmp_path / "a.json", json.dumps([{"text": "word " * 20}] * 3)))) == 3
+    )
     with pytest.raises(DataError, match="longer than 50 bytes.*a.jsonl, line 2"):
-        read_records(write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "' + "word " * 20 + '"}\n'))
+        read_records(
+            write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "' + "word " * 20 + '"}\n')
+        )
 
 
 BAD_FILES = [  # name, content, what the message must hold
@@ -150,14 +168,20 @@ def test_bad_fields(tmp_path, fields, message):
 
 
 def texts_and_labels(n=1000):
-    return [f"text number {i}" for i in range(n)], ["rare" if i % 10 == 0 else "common" for i in range(n)]
+    return [f"text number {i}" for i in range(n)], [
+        "rare" if i % 10 == 0 else "common" for i in range(n)
+    ]
 
 
 def test_split_is_disjoint_whole_and_in_proportion():
     """A row on two sides is a leak; a label missing from val makes its accuracy meaningless."""
     texts, labels = texts_and_labels()
     parts = split_seeded(texts, {"test": 0.1, "val": 0.2}, 0, labels)
-    assert {name: len(rows) for name, rows in parts.items()} == {"train": 700, "test": 100, "val": 200}
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "train": 700,
+        "test": 100,
+        "val": 200,
+    }
     assert sorted(sum(parts.values(), [])) == list(range(1000))
     assert [Counter(labels[row] for row in parts[name])["rare"] for name in parts] == [70, 10, 20]
 
@@ -169,13 +193,17 @@ def test_split_depends_on_texts_and_seed_alone():
     turned = split_seeded(texts[::-1], {"val": 0.2}, 0, labels[::-1])
     other = split_seeded(texts, {"val": 0.2}, 1, labels)
     assert {999 - row for row in turned["val"]} == set(parts["val"])
-    assert len(set(other["val"]) & set(parts["val"])) in range(20, 61)  # 40 of 200 expected by chance
+    assert len(set(other["val"]) & set(parts["val"])) in range(
+        20, 61
+    )  # 40 of 200 expected by chance
 
 
 def test_split_is_the_same_on_every_machine():
     """Resuming elsewhere, or with a newer Python, must not move a row. Unlabelled, the order is that of the hashes."""
     texts = [f"text {i}" for i in range(10)]
-    order = sorted(range(10), key=lambda i: hashlib.blake2b(f"7\ntext {i}".encode(), digest_size=16).digest())
+    order = sorted(
+        range(10), key=lambda i: hashlib.blake2b(f"7\ntext {i}".encode(), digest_size=16).digest()
+    )
     assert set(order[:2]) == {4, 7} and set(order[2:4]) == {3, 8}
     parts = split_seeded(texts, {"test": 0.2, "val": 0.2}, 7)
     assert parts == {"train": [0, 1, 2, 5, 6, 9], "test": [4, 7], "val": [3, 8]}
@@ -188,7 +216,11 @@ def test_equal_texts_stay_together():
     parts = split_seeded(texts, {"test": 0.1, "val": 0.1}, 0, labels)
     sides = [{texts[row] for row in rows} for rows in parts.values()]
     assert sum(len(side) for side in sides) == 24 and len(set.union(*sides)) == 24
-    assert [len(rows) for rows in parts.values()] == [100, 10, 10]  # groups of five: 12 is never exceeded
+    assert [len(rows) for rows in parts.values()] == [
+        100,
+        10,
+        10,
+    ]  # groups of five: 12 is never exceeded
 
 
 def test_a_class_of_one_is_for_training():
@@ -220,7 +252,9 @@ def test_one_file_is_split_80_10_10(tmp_path):
     path = jsonl(tmp_path / "mine.jsonl", rows(200))
     source = load(path, seed=3)
     assert sizes(source) == {"train": 160, "val": 20, "test": 20}
-    assert source.notes == [f"{path}: 20 for val and 20 for test split off 200 training records (seed 3)"]
+    assert source.notes == [
+        f"{path}: 20 for val and 20 for test split off 200 training records (seed 3)"
+    ]
     assert load(path, seed=3) == source
     assert load(path, seed=4).splits["test"] != source.splits["test"]
 
@@ -237,12 +271,17 @@ def test_a_split_field_is_honoured(tmp_path):
 def test_a_folder(tmp_path):
     """Kinds may differ from split to split; a missing val is split off train and said."""
     jsonl(tmp_path / "train.jsonl", rows(100))
-    write(tmp_path / "test.csv", "label,text\n" + "".join(f"{i % 2},held out {i}\n" for i in range(30)))
+    write(
+        tmp_path / "test.csv",
+        "label,text\n" + "".join(f"{i % 2},held out {i}\n" for i in range(30)),
+    )
     source = load(tmp_path)
     assert sizes(source) == {"train": 90, "val": 10, "test": 30}
     assert source.notes == [f"{tmp_path}: 10 for val split off 100 training records (seed 0)"]
     write(tmp_path / "val.json", json.dumps(rows(8, 200)))
-    assert sizes(load(tmp_path)) == {"train": 100, "val": 8, "test": 30} and load(tmp_path).notes == []
+    assert (
+        sizes(load(tmp_path)) == {"train": 100, "val": 8, "test": 30} and load(tmp_path).notes == []
+    )
 
 
 def test_shared_texts_are_counted(tmp_path):
@@ -265,7 +304,9 @@ def test_bad_sources(tmp_path, monkeypatch):
             load(data)
 
     monkeypatch.chdir(tmp_path)
-    check("data/imdb", r"no such file or folder, data/imdb; make it with: python -m data_prep\.imdb$")
+    check(
+        "data/imdb", r"no such file or folder, data/imdb; make it with: python -m data_prep\.imdb$"
+    )
     check("else/alpaca", r"make it with: python -m data_prep\.alpaca --out else/alpaca")
     check("nowhere.jsonl", "no such file or folder, nowhere.jsonl; check the path")
     folder = Path("folder")
@@ -280,8 +321,13 @@ def test_bad_sources(tmp_path, monkeypatch):
     some = jsonl(tmp_path / "some.jsonl", rows(5, split="train") + rows(1))
     check(some, "no field 'split', .*line 6")
     for split in ("dev", None, ["train"]):
-        check(jsonl(tmp_path / "odd.jsonl", rows(5, split=split)), "split is .*line 1; it must be train, val or test")
-    jsonl(folder / "train.jsonl", rows(100, split=["anything"]))  # a column of that name may mean something else
+        check(
+            jsonl(tmp_path / "odd.jsonl", rows(5, split=split)),
+            "split is .*line 1; it must be train, val or test",
+        )
+    jsonl(
+        folder / "train.jsonl", rows(100, split=["anything"])
+    )  # a column of that name may mean something else
     assert len(load(folder).splits["train"]) == 80
     check(jsonl(tmp_path / "test.jsonl", rows(5, split="test")), "no training records")
     same = jsonl(tmp_path / "same.jsonl", [{"text": "a", "label": 0}] * 30)

@@ -14,9 +14,10 @@ from gptft.errors import CheckpointError
 
 HEADER = (b"", field(1, 1) + field(3, field(1, 1)))
 ONE = np.ones(2, np.float32)
+ONE_BYTES = ONE.tobytes()
 
 
-def write_index(folder, pairs, data=ONE.tobytes()):
+def write_index(folder, pairs, data=ONE_BYTES):
     """A checkpoint whose index holds any (key, value) pairs."""
     (folder / INDEX).write_bytes(table(pairs))
     (folder / DATA).write_bytes(data)
@@ -27,9 +28,17 @@ def test_two_shards_and_both_types_from_tensorflow():
     # Shard 0 holds 5 floats and 3 halves, shard 1 a 2 x 2 matrix and a scalar half; no file `checkpoint` beside them.
     found = read_tf_checkpoint(FIXTURES / "tf_two_shards", verify=True)
     assert {name: array.tolist() for name, array in found.items()} == {
-        "part/a": [0, 1, 2, 3, 4], "part/b": [0, 1, 2], "part/c": [[0, 1], [2, 3]], "part/d": 0}  # fmt: skip
+        "part/a": [0, 1, 2, 3, 4],
+        "part/b": [0, 1, 2],
+        "part/c": [[0, 1], [2, 3]],
+        "part/d": 0,
+    }
     assert {name: array.dtype.name for name, array in found.items()} == {
-        "part/a": "float32", "part/b": "float16", "part/c": "float32", "part/d": "float16"}  # fmt: skip
+        "part/a": "float32",
+        "part/b": "float16",
+        "part/c": "float32",
+        "part/d": "float16",
+    }
 
 
 def test_two_blocks_and_shared_prefixes_from_tensorflow(tmp_path):
@@ -40,13 +49,19 @@ def test_two_blocks_and_shared_prefixes_from_tensorflow(tmp_path):
     found = read_tf_checkpoint(tmp_path, verify=True)
     assert len(found) == 400
     for name, array in found.items():
-        assert name[3:] == "/" + "long_name_" * 90 and array.tolist() == [int(name[:3]), -int(name[:3])]
+        assert name[3:] == "/" + "long_name_" * 90 and array.tolist() == [
+            int(name[:3]),
+            -int(name[:3]),
+        ]
 
 
 def test_shapes_and_names_from_tensorflow():
     found = read_tf_checkpoint(FIXTURES / "tf_gpt2", verify=True)
     assert len(found) == 28
-    assert found["model/h1/mlp/c_proj/w"].shape == (1, 48, 12) and found["model/wte"].shape == (80, 12)
+    assert found["model/h1/mlp/c_proj/w"].shape == (1, 48, 12) and found["model/wte"].shape == (
+        80,
+        12,
+    )
 
 
 def test_the_test_writer_writes_what_tensorflow_writes(tmp_path):
@@ -88,7 +103,9 @@ def test_an_absolute_path_in_the_state_file_is_taken_as_a_name(tmp_path):
         assert len(read_tf_checkpoint(folder)) == 28
 
 
-@pytest.mark.parametrize("text", ['all_model_checkpoint_paths: "model.ckpt"', 'model_checkpoint_path: "', "\0\xff", ""])
+@pytest.mark.parametrize(
+    "text", ['all_model_checkpoint_paths: "model.ckpt"', 'model_checkpoint_path: "', "\0\xff", ""]
+)
 def test_a_state_file_without_a_name(tmp_path, text):
     (tmp_path / "checkpoint").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match="model_checkpoint_path"):
@@ -154,12 +171,22 @@ REFUSED = {
     "an unknown field": ([HEADER, (b"x", good()[1] + field(12, 1))], "field"),
     "a field of another kind": ([HEADER, (b"x", field(1, b"\x01"))], "field"),
     "a field cut short": ([HEADER, (b"x", good()[1] + varint(2 << 3 | 2) + varint(2**40))], "end"),
-    "size of another shape": ([HEADER, (b"x", field(1, 1) + field(2, field(2, field(1, 3))) + field(5, 8))],
-                              "bytes of"),
-    "a shape that overflows": ([HEADER, (b"x", field(1, 1) + field(2, 3 * field(2, field(1, 2**30))))], "elements"),
-    "a shape of nothing, hugely": ([HEADER, (b"x", field(1, 1) + field(2, field(2, b"") + field(2, field(1, 2**61))))],
-                                   "elements"),
-    "too many dimensions": ([HEADER, (b"x", field(1, 1) + field(2, 33 * field(2, field(1, 1))) + field(5, 4))], "32"),
+    "size of another shape": (
+        [HEADER, (b"x", field(1, 1) + field(2, field(2, field(1, 3))) + field(5, 8))],
+        "bytes of",
+    ),
+    "a shape that overflows": (
+        [HEADER, (b"x", field(1, 1) + field(2, 3 * field(2, field(1, 2**30))))],
+        "elements",
+    ),
+    "a shape of nothing, hugely": (
+        [HEADER, (b"x", field(1, 1) + field(2, field(2, b"") + field(2, field(1, 2**61))))],
+        "elements",
+    ),
+    "too many dimensions": (
+        [HEADER, (b"x", field(1, 1) + field(2, 33 * field(2, field(1, 1))) + field(5, 4))],
+        "32",
+    ),
     "overlap": ([HEADER, good(b"x"), good(b"y")], "'y' at byte 8"),
     "gap": ([HEADER, good(offset=4)], "at byte 0"),
     "beyond the file": ([HEADER, good(array=np.ones(3, np.float32))], "12 bytes"),
@@ -167,7 +194,7 @@ REFUSED = {
     "names out of order": ([HEADER, good(b"y"), good(b"x", offset=8)], "behind"),
     "a name twice": ([HEADER, good(b"x"), good(b"x", offset=8)], "behind"),
     "an endless name": ([HEADER, good(b"x" * 2000)], "1000"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("pairs, phrase", REFUSED.values(), ids=REFUSED.keys())
@@ -198,10 +225,16 @@ def test_blocks_that_are_used_twice(tmp_path):
 
 
 def test_half_floats_that_leave_floats_unaligned(tmp_path):
-    arrays = {"a": np.arange(3, dtype="f2"), "b": np.arange(4, dtype="f4"), "c": np.zeros((0, 5), "f4")}
+    arrays = {
+        "a": np.arange(3, dtype="f2"),
+        "b": np.arange(4, dtype="f4"),
+        "c": np.zeros((0, 5), "f4"),
+    }
     write_bundle(tmp_path, arrays.items())
     found = read_tf_checkpoint(tmp_path, verify=True)
-    assert all(np.array_equal(found[name], arrays[name]) and found[name].flags.aligned for name in arrays)
+    assert all(
+        np.array_equal(found[name], arrays[name]) and found[name].flags.aligned for name in arrays
+    )
     assert found["c"].shape == (0, 5)
 
 

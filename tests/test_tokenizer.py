@@ -15,7 +15,9 @@ from gptft.tokenizer import BLANK, Tokenizer, byte_alphabet, read_merges
 def test_known_ids(tokenizer):
     # From OpenAI's encoder, as quoted in many public tests.
     assert tokenizer.encode("Hello world") == [15496, 995]
-    assert tokenizer.decode([464, 3290, 373, 1043, 287, 257, 2214]) == "The dog was found in a field"
+    assert (
+        tokenizer.decode([464, 3290, 373, 1043, 287, 257, 2214]) == "The dog was found in a field"
+    )
     assert tokenizer.eot == 50256
 
 
@@ -28,13 +30,31 @@ def test_every_token_equals_openais_table(shared, tokenizer):
     assert len(table) == 50257 == Tokenizer.VOCAB_SIZE
 
 
-@pytest.mark.parametrize("text", ["", "naïve café 北京 🙂👩‍👩‍👧", " leading and trailing  ", "a\n\n\nb\t", "don't they'll", "x" * 10_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "naïve café 北京 🙂👩‍👩‍👧",
+        " leading and trailing  ",
+        "a\n\n\nb\t",
+        "don't they'll",
+        "x" * 10_000,
+    ],
+)
 def test_round_trip(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_a_batch_is_its_texts(tokenizer, monkeypatch):
-    texts = ["", "a <|endoftext|> b", "half a \ud83d character", " 漢字" * 50, "long " * 30_000, "x", "y"]
+    texts = [
+        "",
+        "a <|endoftext|> b",
+        "half a \ud83d character",
+        " 漢字" * 50,
+        "long " * 30_000,
+        "x",
+        "y",
+    ]
     for at_once in (2, 256):
         monkeypatch.setattr("gptft.tokenizer.TEXTS", at_once)
         batch = tokenizer.encode_batch(texts)
@@ -75,7 +95,11 @@ def test_endless_blanks(tokenizer, monkeypatch):
     """tiktoken panics on a run of a million blanks, which a file may hold; cut into pieces it gives the same ids."""
     text = "a\t" + " " * 1_100_000 + "b"
     ids = tokenizer.encode(text)
-    assert ids[:2] == tokenizer.encode("a\t") and ids[2:-1] == [220] * 1_099_999 and ids[-1:] == tokenizer.encode(" b")
+    assert (
+        ids[:2] == tokenizer.encode("a\t")
+        and ids[2:-1] == [220] * 1_099_999
+        and ids[-1:] == tokenizer.encode(" b")
+    )
     assert tokenizer.encode_batch([text, "c"])[0].tolist() == ids
     rng, alphabet = random.Random(0), " \n\t\r\x0b\x1c\x85\xa0\u2003\u3000a1!é" + " " * 9
     texts = ["".join(rng.choices(alphabet, k=rng.randrange(30))) for _ in range(500)]

@@ -133,10 +133,14 @@ class BagOfNgrams:
         """Documents -> by_row: their matrix in the columns of `fit`, as IndexLists of its rows."""
         if self.max_n > 1 or self.presence:
             return self._read(documents, fitting=False)[0]
-        columns = np.full(max(documents.words.max(initial=0), self.ngrams.max(initial=0)) + 1, -1, np.int32)  # by word
+        columns = np.full(
+            max(documents.words.max(initial=0), self.ngrams.max(initial=0)) + 1, -1, np.int32
+        )  # by word
         columns[self.ngrams[:, 0]] = np.arange(len(self.ngrams))
         columns = columns[documents.words]
-        return IndexLists(columns[columns >= 0], np.bincount(documents.rows[columns >= 0], minlength=documents.n))
+        return IndexLists(
+            columns[columns >= 0], np.bincount(documents.rows[columns >= 0], minlength=documents.n)
+        )
 
     def names(self, columns, words):
         """Column numbers and the list of words -> list[str], the n-grams."""
@@ -145,18 +149,26 @@ class BagOfNgrams:
     def _read(self, documents, fitting):
         """-> by_row, and the rows of all entries in the order of their columns (a list of arrays)."""
         words, rows, n_words = documents.words, documents.rows, len(documents.words)
-        prefix = np.zeros(n_words, np.int32)  # the column of the n-gram one word shorter that begins here; -1 for none
-        entries = np.empty((n_words, self.max_n), np.int32)  # the columns that count what begins here; -1 for none
+        prefix = np.zeros(
+            n_words, np.int32
+        )  # the column of the n-gram one word shorter that begins here; -1 for none
+        entries = np.empty(
+            (n_words, self.max_n), np.int32
+        )  # the columns that count what begins here; -1 for none
         entry_rows = []
         for more in range(self.max_n):  # words after the first
             last = words[more:]
             begin = prefix[: len(last)]
-            positions = np.flatnonzero((begin >= 0) & (last >= 0) & (rows[: len(last)] == rows[more:]))
+            positions = np.flatnonzero(
+                (begin >= 0) & (last >= 0) & (rows[: len(last)] == rows[more:])
+            )
             keys = last[positions].astype(np.int64)
             if more:
                 keys += begin[positions].astype(np.int64) * self._n_single
             if fitting:
-                largest = len(self.ngrams) * self._n_single if more else 0  # the number of a word always fits
+                largest = (
+                    len(self.ngrams) * self._n_single if more else 0
+                )  # the number of a word always fits
                 part_bits = max(LEAST_PART_BITS, largest.bit_length() - KEY_BITS)
             else:
                 part_bits = len(self._known[more]).bit_length() - 1
@@ -168,7 +180,9 @@ class BagOfNgrams:
             def enter(group, known, first_column):
                 """Write a part's columns to where its n-grams begin -> the rows of its entries."""
                 place = _find(group.keys, known)
-                column = np.repeat(np.where(place >= 0, place + first_column, -1), group.occurrences)
+                column = np.repeat(
+                    np.where(place >= 0, place + first_column, -1), group.occurrences
+                )
                 columns[group.positions] = column
                 if not self.presence:
                     return group.rows[column >= 0]
@@ -192,7 +206,9 @@ class BagOfNgrams:
             ngrams[:, more] = self.ngrams[last, 0]
         else:
             ngrams[:, 0] = keys
-            self._n_single = len(keys)  # words that have a column; the keys of longer n-grams count in this base
+            self._n_single = len(
+                keys
+            )  # words that have a column; the keys of longer n-grams count in this base
         self._known.append(known)
         self._first_columns.append(len(self.ngrams) + np.cumsum([0, *map(len, known)]))
         self.ngrams = np.concatenate([self.ngrams, ngrams])

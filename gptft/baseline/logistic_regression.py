@@ -41,7 +41,9 @@ class Minimum(NamedTuple):
     gradient_norm: float
     iterations: int
     converged: bool
-    history: list[tuple[np.ndarray, np.ndarray]]  # of the last steps: the step s, and the change of the gradient y
+    history: list[
+        tuple[np.ndarray, np.ndarray]
+    ]  # of the last steps: the step s, and the change of the gradient y
 
 
 def _inner(u, v):
@@ -88,7 +90,9 @@ def _inverse_hessian_times(q, history):
         alphas.append(rho * _inner(s, q))
         q -= alphas[-1] * y
     s, y, rho = history[-1]
-    q /= rho * _inner(y, y)  # in directions the history says nothing about: the curvature of the last step
+    q /= rho * _inner(
+        y, y
+    )  # in directions the history says nothing about: the curvature of the last step
     for (s, y, rho), alpha in zip(history, reversed(alphas)):
         q += (alpha - rho * _inner(y, q)) * s
     return q
@@ -145,7 +149,9 @@ class Task:
         self.signs = np.where(in_class, 1.0, -1.0)
         self.ratios = log_count_ratios(by_column, in_class, min_documents) if naive_bayes else 1.0
         self.lengths = row_lengths(by_row, self.ratios) if naive_bayes else 1.0
-        self.x = np.zeros((2, len(in_class) + 1))  # as in `lbfgs`; the bias stands last, as if for one more row
+        self.x = np.zeros(
+            (2, len(in_class) + 1)
+        )  # as in `lbfgs`; the bias stands last, as if for one more row
         self.history, self.C = [], np.inf  # of the last search
         _, gradient = self.objective(self.x, C=1.0)
         self.norm_at_zero = _norm((gradient, self.kernel(gradient)))
@@ -164,7 +170,9 @@ class Task:
         margins = self.signs * (scores + bias)
         softplus = np.logaddexp(0, margins)  # log(1 + e^m); the loss log(1 + e^-m) is m less
         slopes = -self.signs * np.exp(-softplus) / n
-        value = np.mean(softplus - margins) + np.sum(a * scores) / (2 * C * n)  # a . X X.T a = |w|^2
+        value = np.mean(softplus - margins) + np.sum(a * scores) / (
+            2 * C * n
+        )  # a . X X.T a = |w|^2
         return float(value), np.append(slopes + a / (C * n), slopes.sum())
 
     def start(self, x):
@@ -179,7 +187,14 @@ class Task:
         # Another C adds a multiple of w to the gradient, and of s to its change: what was learned of the loss stays true.
         change = (1 / C - 1 / self.C) / len(self.signs) * np.append(np.ones(len(self.signs)), 0)
         history = [(s, y + change * s) for s, y in self.history]
-        found = lbfgs(lambda x: self.objective(x, C), self.kernel, self.x, limit, max_iterations, history=history)
+        found = lbfgs(
+            lambda x: self.objective(x, C),
+            self.kernel,
+            self.x,
+            limit,
+            max_iterations,
+            history=history,
+        )
         self.x, self.history, self.C = found.x, found.history, C
         return found
 
@@ -187,13 +202,19 @@ class Task:
 class LinearModel(NamedTuple):
     """A trained classifier of K classes: M = K models "this one or another?", or M = 1, of class 1, for two classes."""
 
-    weights: np.ndarray  # (M, n_columns) float64, what one occurrence adds to the score, before the row's length
+    weights: (
+        np.ndarray
+    )  # (M, n_columns) float64, what one occurrence adds to the score, before the row's length
     bias: np.ndarray  # (M,) float64
-    ratios: np.ndarray  # (M, n_columns) float64, which give rows their lengths; (M, 0) where rows stay as they are
+    ratios: (
+        np.ndarray
+    )  # (M, n_columns) float64, which give rows their lengths; (M, 0) where rows stay as they are
 
     def strongest(self, k, n):
         """The `n` columns that speak most for class k, the strongest first -> (n,) int."""
-        weights = self.weights[k] if len(self.weights) > 1 else self.weights[0] * (1 if k == 1 else -1)
+        weights = (
+            self.weights[k] if len(self.weights) > 1 else self.weights[0] * (1 if k == 1 else -1)
+        )
         return np.argsort(-weights, kind="stable")[:n]
 
     def log_probs(self, by_row):
@@ -234,7 +255,9 @@ class LogisticRegression:
     def __init__(self, by_row, by_column, labels, n_classes, naive_bayes=False, min_documents=1):
         classes = [1] if n_classes == 2 else range(n_classes)
         self.naive_bayes = naive_bayes
-        self.tasks = [Task(by_row, by_column, labels == k, naive_bayes, min_documents) for k in classes]
+        self.tasks = [
+            Task(by_row, by_column, labels == k, naive_bayes, min_documents) for k in classes
+        ]
 
     def fit(self, C, start=None, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS):
         """Minimise at this C -> Fit.
@@ -249,9 +272,19 @@ class LogisticRegression:
         weights = np.stack([task.weights(end.x[0, :-1]) for task, end in zip(self.tasks, ends)])
         ratios = np.stack([task.ratios if self.naive_bayes else np.empty(0) for task in self.tasks])
         model = LinearModel(weights, np.array([end.x[0, -1] for end in ends]), ratios)
-        norm = max(end.gradient_norm / max(task.norm_at_zero, 1e-300) for task, end in zip(self.tasks, ends))
+        norm = max(
+            end.gradient_norm / max(task.norm_at_zero, 1e-300)
+            for task, end in zip(self.tasks, ends)
+        )
         converged = all(end.converged for end in ends)
-        return Fit(C, model, sum(end.iterations for end in ends), norm, converged, [end.x[0] for end in ends])
+        return Fit(
+            C,
+            model,
+            sum(end.iterations for end in ends),
+            norm,
+            converged,
+            [end.x[0] for end in ends],
+        )
 
 
 def choose_C(fit, loss, start, most_steps=6):

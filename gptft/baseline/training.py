@@ -43,14 +43,26 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
     reported as the table "test_refit". say: called with each line about the progress.
     """
     nbsvm, seconds = features == "nbsvm", {}
-    labels = {split: np.array([review.label for review in rows]) for split, rows in reviews.splits.items()}
-    n_train, settings = len(labels["train"]), dict(n_classes=len(reviews.classes), naive_bayes=nbsvm, min_documents=MIN_DOCUMENTS)
+    labels = {
+        split: np.array([review.label for review in rows]) for split, rows in reviews.splits.items()
+    }
+    n_train, settings = (
+        len(labels["train"]),
+        dict(n_classes=len(reviews.classes), naive_bayes=nbsvm, min_documents=MIN_DOCUMENTS),
+    )
 
     with _timed(seconds, "cutting words"):
-        documents, words = number_words([review.text for rows in reviews.splits.values() for review in rows], marks=nbsvm)
-        ends = dict(zip(labels, np.cumsum([len(rows) for rows in labels.values()])))  # train and val come first
-        scored_only = {split: documents.texts(end - len(labels[split]), end)
-                       for split, end in ends.items() if split not in ("train", "val")}  # fmt: skip
+        documents, words = number_words(
+            [review.text for rows in reviews.splits.values() for review in rows], marks=nbsvm
+        )
+        ends = dict(
+            zip(labels, np.cumsum([len(rows) for rows in labels.values()]))
+        )  # train and val come first
+        scored_only = {
+            split: documents.texts(end - len(labels[split]), end)
+            for split, end in ends.items()
+            if split not in ("train", "val")
+        }
     with _timed(seconds, "counting n-grams"):
         # One matrix for train and val: columns that the rows in training don't have can't influence a model of them.
         bag = BagOfNgrams(3, MIN_DOCUMENTS, presence=True) if nbsvm else BagOfNgrams()
@@ -64,15 +76,21 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda text: None
 
     with _timed(seconds, "fitting"), ThreadPoolExecutor(1) as beside:  # a fit leaves cores idle
         others = {split: beside.submit(bag.transform, part) for split, part in scored_only.items()}
-        training = LogisticRegression(rows["train"], by_column.below(n_train), labels["train"], **settings)
-        best = _search_C(training, lambda fit: evaluate(fit, "val")[0]["loss"], FIRST_C[features], C, say)
+        training = LogisticRegression(
+            rows["train"], by_column.below(n_train), labels["train"], **settings
+        )
+        best = _search_C(
+            training, lambda fit: evaluate(fit, "val")[0]["loss"], FIRST_C[features], C, say
+        )
         rows |= {split: other.result() for split, other in others.items()}
     with _timed(seconds, "scoring"):
         scored = {split: evaluate(best, split) for split in rows}
         tables = {split: table for split, (table, _) in scored.items()}
     if refit:
         with _timed(seconds, "refitting"):
-            both = LogisticRegression(by_row, by_column, np.append(labels["train"], labels["val"]), **settings)
+            both = LogisticRegression(
+                by_row, by_column, np.append(labels["train"], labels["val"]), **settings
+            )
             again = both.fit(best.C, start=best)
             tables["test_refit"], _ = evaluate(again, "test")
         say(f"  {again.describe()}; on train and val")
@@ -91,7 +109,12 @@ def _timed(seconds, name):
 def _search_C(training, loss, first, given, say):
     """Look for the C with the lowest loss on val, from `first`; or take the one `given` -> its Fit, brought to its end."""
     trials = []
-    for fit, found in choose_C(lambda C: training.fit(C, tolerance=SEARCH_TOLERANCE), loss, given or first, 0 if given else 6):
+    for fit, found in choose_C(
+        lambda C: training.fit(C, tolerance=SEARCH_TOLERANCE),
+        loss,
+        given or first,
+        0 if given else 6,
+    ):
         say(f"  C {fit.C:.4g}: loss on val {found:.4f} after {fit.iterations} iterations")
         trials.append((found, fit))
     _, best = min(trials, key=lambda trial: trial[0])

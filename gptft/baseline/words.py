@@ -25,7 +25,10 @@ TEXTS = 1000  # that a thread takes at a time
 PIECE = 7  # bytes of a word that are compared at once
 LONG = 63  # bytes; longer words are so few that Python compares them
 SPACE, LETTER, MARK = 0, 1, 2
-ASCII = bytes(LETTER if chr(i).isalnum() or chr(i) == "_" else SPACE if chr(i).isspace() else MARK for i in range(128))
+ASCII = bytes(
+    LETTER if chr(i).isalnum() or chr(i) == "_" else SPACE if chr(i).isspace() else MARK
+    for i in range(128)
+)
 
 
 @functools.cache
@@ -48,7 +51,9 @@ class Documents(NamedTuple):
     def texts(self, first, last):
         """The texts first .. last - 1 -> Documents."""
         begin, end = np.searchsorted(self.rows, (first, last))
-        return Documents(self.words[begin:end], self.rows[begin:end] - np.int32(first), last - first)
+        return Documents(
+            self.words[begin:end], self.rows[begin:end] - np.int32(first), last - first
+        )
 
 
 def number_words(texts, marks=False):
@@ -58,11 +63,16 @@ def number_words(texts, marks=False):
     scikit-learn's words, which have two letters or more.
     """
     blocks = [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
-    octets, found, begins, ends, uses, counts = zip(*in_threads(functools.partial(_cut, marks=marks), blocks))
+    octets, found, begins, ends, uses, counts = zip(
+        *in_threads(functools.partial(_cut, marks=marks), blocks)
+    )
     # What is distinct within the blocks is put together in the same way.
     offsets = np.cumsum([0, *map(len, octets)], dtype=np.int64)
     octets = np.concatenate(octets)
-    begins, ends = (np.concatenate([part + offset for part, offset in zip(parts, offsets)]) for parts in (begins, ends))
+    begins, ends = (
+        np.concatenate([part + offset for part, offset in zip(parts, offsets)])
+        for parts in (begins, ends)
+    )
     words, some = _distinct(octets, begins, ends)
     order = np.argsort(-np.bincount(words, np.concatenate(uses), len(some)), kind="stable")
     rank = np.empty(len(order), np.int32)
@@ -83,11 +93,15 @@ def _cut(texts, marks):
     """
     encoded = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
     text_ends = np.cumsum([len(text) + 1 for text in encoded], dtype=np.int64)
-    octets = b" ".join(encoded) + b" " * (9 + -text_ends[-1] % 8)  # whole groups of 8, and one more to read at the last word
+    octets = b" ".join(encoded) + b" " * (
+        9 + -text_ends[-1] % 8
+    )  # whole groups of 8, and one more to read at the last word
     kinds = np.frombuffer(bytearray(octets.translate(ASCII + bytes(128))), np.uint8)
     octets = np.frombuffer(octets, np.uint8)
     high = np.flatnonzero(octets >= 0x80)  # in UTF-8 all that is not ASCII, and nothing else
-    firsts = np.flatnonzero(octets[high] >= 0xC0)  # bytes that begin a character; all its bytes are of its kind
+    firsts = np.flatnonzero(
+        octets[high] >= 0xC0
+    )  # bytes that begin a character; all its bytes are of its kind
     kinds[high] = np.repeat(_kinds(octets[high].tobytes()), np.diff(firsts, append=len(high)))
 
     inside = np.append(False, kinds == LETTER)
@@ -98,20 +112,33 @@ def _cut(texts, marks):
         end[1:] |= mark[:-1] & first[1:]
     begins, ends = np.flatnonzero(begin), np.flatnonzero(end)
     if not marks:
-        width = 1 + sum(octets[begins] >= byte for byte in (0xC0, 0xE0, 0xF0))  # bytes of the first letter
+        width = 1 + sum(
+            octets[begins] >= byte for byte in (0xC0, 0xE0, 0xF0)
+        )  # bytes of the first letter
         begins, ends = (edges[ends - begins > width] for edges in (begins, ends))
     numbers, some = _distinct(octets, begins, ends)
     counts = np.diff(np.searchsorted(begins, text_ends), prepend=0)
-    return octets, numbers, begins[some], ends[some], np.bincount(numbers, minlength=len(some)), counts
+    return (
+        octets,
+        numbers,
+        begins[some],
+        ends[some],
+        np.bincount(numbers, minlength=len(some)),
+        counts,
+    )
 
 
 def _kinds(octets):
     """Characters in UTF-8 -> (n_characters,) uint8, SPACE, LETTER or MARK."""
-    characters = np.frombuffer(octets.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass"), "<u4")
+    characters = np.frombuffer(
+        octets.decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass"), "<u4"
+    )
     kinds = np.zeros(sys.maxunicode + 1, np.uint8)
     kinds[characters] = 1
     used = np.flatnonzero(kinds)  # few: Python looks at each of them once
-    kinds[used] = [LETTER if c.isalnum() else SPACE if c.isspace() else MARK for c in map(chr, used.tolist())]
+    kinds[used] = [
+        LETTER if c.isalnum() else SPACE if c.isspace() else MARK for c in map(chr, used.tolist())
+    ]
     return kinds[characters]
 
 
@@ -122,13 +149,17 @@ def _distinct(octets, begins, ends):
     def pieces(begins, left):
         """The first 7 bytes of what is left of each word, and how many these are, or 8 for more."""
         at, shift = begins >> 3, (begins << 3 & 56).astype(np.uint64)
-        eight = words[at] >> shift | words[at + 1] << np.uint64(64) - shift  # in numpy a shift by 64 leaves nothing
+        eight = (
+            words[at] >> shift | words[at + 1] << np.uint64(64) - shift
+        )  # in numpy a shift by 64 leaves nothing
         length = np.minimum(left, PIECE + 1)
         masks = np.array([(1 << 8 * n) - 1 for n in (*range(PIECE + 1), PIECE)], np.uint64)
         return eight & masks[length] | length.astype(np.uint64) << np.uint64(56)
 
     lengths = ends - begins
-    same = _index_of_equal(pieces(begins, lengths))  # for each word, the index of one that is equal as far as `read`
+    same = _index_of_equal(
+        pieces(begins, lengths)
+    )  # for each word, the index of one that is equal as far as `read`
     longer, read = np.flatnonzero(lengths > PIECE), PIECE
     while len(longer) and read < LONG:
         next_pieces = _index_of_equal(pieces(begins[longer] + read, lengths[longer] - read))

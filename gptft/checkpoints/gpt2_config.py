@@ -54,7 +54,9 @@ def read_huggingface_config(path):
     """config.json -> SavedConfig. Raises CheckpointError, naming the file, the key and its value."""
     config = read_json(path)
     if config.get("model_type") != "gpt2":
-        raise CheckpointError(f"model_type is {config.get('model_type')!r} instead of 'gpt2', {path}; only GPT-2 can be loaded")
+        raise CheckpointError(
+            f"model_type is {config.get('model_type')!r} instead of 'gpt2', {path}; only GPT-2 can be loaded"
+        )
     shape = _shape(path, config, SIZES)
     for key, accepted in (COMPUTED_HERE | {"n_inner": (None, 4 * shape.n_embd)}).items():
         if config.get(key, accepted[0]) not in accepted:
@@ -63,26 +65,43 @@ def read_huggingface_config(path):
     extra = config.get("gptft", {})
     pooling = extra.get("pooling", "last") if isinstance(extra, dict) else None
     if pooling not in POOLINGS:
-        raise CheckpointError(f"gptft.pooling is not one of {', '.join(POOLINGS)}, {path}; save the model again")
+        raise CheckpointError(
+            f"gptft.pooling is not one of {', '.join(POOLINGS)}, {path}; save the model again"
+        )
     is_classifier = config.get("architectures") == [CLASSIFIER]
     template, special_tokens = extra.get("template"), extra.get("special_tokens", [])
-    if not (template is None or isinstance(template, str)) or not _are_new_tokens(special_tokens, shape):
+    if not (template is None or isinstance(template, str)) or not _are_new_tokens(
+        special_tokens, shape
+    ):
         what = "gptft.template is no name, or gptft.special_tokens are no names for the ids after GPT-2's own"
         raise CheckpointError(f"{what}, {path}; save the model again")
-    return SavedConfig(shape, is_classifier, pooling, _class_names(path, config.get("id2label")), template, special_tokens)
+    return SavedConfig(
+        shape,
+        is_classifier,
+        pooling,
+        _class_names(path, config.get("id2label")),
+        template,
+        special_tokens,
+    )
 
 
 def _are_new_tokens(names, shape):
     """Whether `names` is a list of different strings for which the vocabulary has ids after <|endoftext|>."""
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         return False
-    return len({"<|endoftext|>", *names}) == 1 + len(names) <= max(1, shape.vocab_size - END_OF_TEXT)
+    return (
+        len({"<|endoftext|>", *names}) == 1 + len(names) <= max(1, shape.vocab_size - END_OF_TEXT)
+    )
 
 
 def huggingface_config(shape, pooling=None, class_names=None, template=None, special_tokens=()):
     """GPT2Config -> the dict that goes into config.json; the other arguments as in SavedConfig."""
-    attention_dropout = shape.dropout if shape.attention_dropout is None else shape.attention_dropout
-    end = END_OF_TEXT if shape.vocab_size > END_OF_TEXT else None  # a smaller vocabulary is not GPT-2's
+    attention_dropout = (
+        shape.dropout if shape.attention_dropout is None else shape.attention_dropout
+    )
+    end = (
+        END_OF_TEXT if shape.vocab_size > END_OF_TEXT else None
+    )  # a smaller vocabulary is not GPT-2's
     config = {
         "architectures": ["GPT2LMHeadModel" if class_names is None else CLASSIFIER],
         "model_type": "gpt2",
@@ -99,7 +118,10 @@ def huggingface_config(shape, pooling=None, class_names=None, template=None, spe
         config["id2label"] = {str(i): name for i, name in enumerate(class_names)}
         config["label2id"] = {name: i for i, name in enumerate(class_names)}
     if pooling not in (None, "last"):
-        config["gptft"] = {"pooling": pooling, "note": "transformers knows only 'last' and would give other logits"}
+        config["gptft"] = {
+            "pooling": pooling,
+            "note": "transformers knows only 'last' and would give other logits",
+        }
     if template or special_tokens:
         config["gptft"] = {"template": template, "special_tokens": list(special_tokens)}
     return config
@@ -110,7 +132,9 @@ def read_json(path):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{path.name} can't be read, {path} ({error.strerror}); check the folder") from error
+        raise CheckpointError(
+            f"{path.name} can't be read, {path} ({error.strerror}); check the folder"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not JSON, {path} ({error}); fetch or save it again") from error
     if not isinstance(content, dict):
@@ -124,12 +148,21 @@ def _shape(path, found, keys):
     for key, (name, size) in zip(keys, sizes.items()):
         limit = MAX_LAYERS if name == "n_layer" else 10**6
         if type(size) is not int or not 1 <= size <= limit:
-            raise CheckpointError(f"{key} is {size!r}, not from 1 to {limit}, {path}; fetch or save it again")
-    rates = {"dropout": found.get("resid_pdrop", 0.1), "attention_dropout": found.get("attn_pdrop", 0.1)}
+            raise CheckpointError(
+                f"{key} is {size!r}, not from 1 to {limit}, {path}; fetch or save it again"
+            )
+    rates = {
+        "dropout": found.get("resid_pdrop", 0.1),
+        "attention_dropout": found.get("attn_pdrop", 0.1),
+    }
     if not all(isinstance(rate, (int, float)) for rate in rates.values()):
-        raise CheckpointError(f"resid_pdrop or attn_pdrop is not a number, {path}; fetch or save it again")
+        raise CheckpointError(
+            f"resid_pdrop or attn_pdrop is not a number, {path}; fetch or save it again"
+        )
     if rates["attention_dropout"] == rates["dropout"] > 0:
-        del rates["attention_dropout"]  # one rate for all, so that changing `dropout` changes all; 0 stays 0
+        del rates[
+            "attention_dropout"
+        ]  # one rate for all, so that changing `dropout` changes all; 0 stays 0
     try:
         return GPT2Config(**sizes, **rates)
     except ValueError as error:
@@ -143,5 +176,7 @@ def _class_names(path, labels):
     ids = [str(i) for i in range(len(labels))] if isinstance(labels, dict) else []
     names = [labels.get(i) for i in ids]
     if not ids or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"id2label does not name the classes 0, 1, ..., {path}; save the model again")
+        raise CheckpointError(
+            f"id2label does not name the classes 0, 1, ..., {path}; save the model again"
+        )
     return None if names == [f"LABEL_{i}" for i in ids] else names

@@ -59,10 +59,16 @@ def from_openai(variables, config, source):
     Raises CheckpointError that names `source` and lists every variable that is missing, unknown or of another shape.
     """
     table = weight_table(config)
-    wanted = {openai: (1, *shape[::-1]) if is_matrix else shape for openai, shape, is_matrix in table.values()}
+    wanted = {
+        openai: (1, *shape[::-1]) if is_matrix else shape
+        for openai, shape, is_matrix in table.values()
+    }
     found = {name: torch.from_numpy(array) for name, array in variables.items()}
     _check(found, wanted, source)
-    return {name: found[openai][0].T if is_matrix else found[openai] for name, (openai, _, is_matrix) in table.items()}
+    return {
+        name: found[openai][0].T if is_matrix else found[openai]
+        for name, (openai, _, is_matrix) in table.items()
+    }
 
 
 def from_huggingface(tensors, config, source, is_classifier=False):
@@ -73,7 +79,9 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     Raises CheckpointError that names `source` and lists every tensor that is missing, unknown or of another shape.
     """
     table = weight_table(config)
-    wanted = {name: shape[::-1] if is_matrix else shape for name, (_, shape, is_matrix) in table.items()}
+    wanted = {
+        name: shape[::-1] if is_matrix else shape for name, (_, shape, is_matrix) in table.items()
+    }
     found, twice = {}, []
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix("transformer.")
@@ -90,7 +98,9 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     if head is not None and (head.dtype != wte.dtype or not torch.equal(head, wte)):
         what = "lm_head.weight differs from wte.weight, but GPT-2's head is tied to it"
         raise CheckpointError(f"{what}, {source}; only tied models can be loaded")
-    return {name: found[name].T if name in table and table[name][2] else found[name] for name in wanted}
+    return {
+        name: found[name].T if name in table and table[name][2] else found[name] for name in wanted
+    }
 
 
 def to_huggingface(weights, config):
@@ -99,10 +109,17 @@ def to_huggingface(weights, config):
     Raises ValueError that lists every name that is missing or unknown: a model in some wrapping.
     """
     table = weight_table(config)
-    wrong = sorted(table.keys() - weights.keys()) + sorted(weights.keys() - table.keys() - {"score.weight"})
+    wrong = sorted(table.keys() - weights.keys()) + sorted(
+        weights.keys() - table.keys() - {"score.weight"}
+    )
     if wrong:
-        raise ValueError(f"not the weights of a plain GPT-2 (unwrap it, merge its adapters): {', '.join(wrong)}")
-    tensors = {f"transformer.{name}": weights[name].T if table[name][2] else weights[name] for name in table}
+        raise ValueError(
+            f"not the weights of a plain GPT-2 (unwrap it, merge its adapters): {', '.join(wrong)}"
+        )
+    tensors = {
+        f"transformer.{name}": weights[name].T if table[name][2] else weights[name]
+        for name in table
+    }
     if "score.weight" in weights:
         tensors["score.weight"] = weights["score.weight"]
     return tensors
@@ -120,4 +137,6 @@ def _check(found, wanted, source, wrong=()):
             wrong.append(f"{name} has type {str(found[name].dtype).removeprefix('torch.')}")
     wrong += [f"{name!r} is unknown" for name in found if name not in wanted]
     if wrong:
-        raise CheckpointError(f"not the weights of this GPT-2: {', '.join(wrong)}, {source}; fetch or save it again")
+        raise CheckpointError(
+            f"not the weights of this GPT-2: {', '.join(wrong)}, {source}; fetch or save it again"
+        )

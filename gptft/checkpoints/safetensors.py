@@ -24,11 +24,23 @@ from gptft.files import write_atomic
 
 # In the reference's order, by which its writer sorts: the widest type first, so that every tensor is aligned.
 DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn,
-    "I16": torch.int16, "U16": torch.uint16, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32,
-    "C64": torch.complex64, "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
-}  # fmt: skip
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_HEADER = 100_000_000  # bytes, the reference's limit
@@ -68,7 +80,11 @@ def write_safetensors(path, tensors, metadata=None):
     for name in names:
         tensor = tensors[name]
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
 
@@ -85,7 +101,10 @@ def _read_header(path, content):
     """-> (dict of the header's tensor entries, not yet checked; the byte where the tensors begin)."""
     length = int.from_bytes(content[:8].numpy().tobytes(), "little")
     if len(content) < 8 or length > min(MAX_HEADER, len(content) - 8):
-        raise _damaged(path, f"the header's length of {length} bytes does not fit the file of {len(content)} bytes")
+        raise _damaged(
+            path,
+            f"the header's length of {length} bytes does not fit the file of {len(content)} bytes",
+        )
     try:
         text = content[8 : 8 + length].numpy().tobytes().decode("utf-8")
         header = json.loads(text, object_pairs_hook=_without_duplicates)
@@ -94,7 +113,9 @@ def _read_header(path, content):
     if not isinstance(header, dict):
         raise _damaged(path, "the header is not a JSON object")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise _damaged(path, "__metadata__ does not map strings to strings")
     return header, 8 + length
 
@@ -110,7 +131,9 @@ def _without_duplicates(pairs):
 def _check_entry(path, name, entry, size):
     """Check one tensor's entry against the `size` bytes of data -> (torch.dtype, shape, begin, end)."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(path, f"tensor {name[:80]!r} does not have exactly dtype, shape and data_offsets")
+        raise _damaged(
+            path, f"tensor {name[:80]!r} does not have exactly dtype, shape and data_offsets"
+        )
     shape, offsets = entry["shape"], entry["data_offsets"]
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
@@ -121,13 +144,17 @@ def _check_entry(path, name, entry, size):
         raise _damaged(path, f"tensor {name[:80]!r} lies outside the file's {size} bytes of data")
     begin, end = offsets
     if math.prod(shape) * dtype.itemsize != end - begin:
-        raise _damaged(path, f"tensor {name[:80]!r} has {end - begin} bytes, not those of its shape and dtype")
+        raise _damaged(
+            path, f"tensor {name[:80]!r} has {end - begin} bytes, not those of its shape and dtype"
+        )
     return dtype, shape, begin, end
 
 
 def _are_sizes(values):
     """True for a list of whole numbers that fit an int64 (JSON's true and 1.0 are not among them)."""
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value < 2**63 for value in values
+    )
 
 
 def _check_cover(path, spans, size):
@@ -135,11 +162,15 @@ def _check_cover(path, spans, size):
     expected = 0
     for begin, end, name in sorted(spans):
         if begin != expected:
-            raise _damaged(path, f"tensor {name[:80]!r} begins at byte {begin} of the data, not at {expected}")
+            raise _damaged(
+                path, f"tensor {name[:80]!r} begins at byte {begin} of the data, not at {expected}"
+            )
         expected = end
     if expected != size:
         raise _damaged(path, f"the tensors end at byte {expected} of {size} bytes of data")
 
 
 def _damaged(path, what):
-    return CheckpointError(f"not a complete safetensors file: {what}, {path}; fetch or save it again")
+    return CheckpointError(
+        f"not a complete safetensors file: {what}, {path}; fetch or save it again"
+    )

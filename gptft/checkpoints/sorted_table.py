@@ -48,11 +48,15 @@ class SortedTable:
         """Yield (key, (begin, end)) for every entry of the data blocks, with the place of its value."""
         footer = len(self.bytes) - FOOTER_SIZE
         if footer < 0 or int.from_bytes(self.bytes[-8:], "little") != MAGIC:
-            raise self.damaged(max(0, footer + 40), f"expected the magic number {MAGIC:#x} at the end of an index")
+            raise self.damaged(
+                max(0, footer + 40), f"expected the magic number {MAGIC:#x} at the end of an index"
+            )
         (meta_begin, meta_end), at = self._handle(footer, footer + 40)
         (index_begin, index_end), at = self._handle(at, footer + 40)
         if any(self.bytes[at : footer + 40]) or (meta_end, index_end) != (index_begin, footer):
-            raise self.damaged(footer, "expected the metaindex, the index block and this footer side by side")
+            raise self.damaged(
+                footer, "expected the metaindex, the index block and this footer side by side"
+            )
         if any(True for _ in self._block(meta_begin, meta_end)):
             raise self.damaged(meta_begin, "expected an empty metaindex")
 
@@ -60,7 +64,10 @@ class SortedTable:
         for _, (begin, end) in self._block(index_begin, index_end):
             (block_begin, block_end), at = self._handle(begin, end)
             if at != end or block_begin != data_end or block_end > meta_begin:
-                raise self.damaged(begin, f"expected the handle of a block from byte {data_end}, at most up to {meta_begin}")
+                raise self.damaged(
+                    begin,
+                    f"expected the handle of a block from byte {data_end}, at most up to {meta_begin}",
+                )
             data_end = block_end
             for key, place in self._block(block_begin, block_end):
                 if last is not None and key <= last:
@@ -80,14 +87,22 @@ class SortedTable:
         """Check the block between begin and end (trailer included) and yield its entries as `items` does."""
         trailer = end - TRAILER_SIZE
         if trailer - begin < 4 or end > len(self.bytes):
-            raise self.damaged(begin, f"expected a block, found {trailer - begin} bytes of a file of {len(self.bytes)}")
+            raise self.damaged(
+                begin,
+                f"expected a block, found {trailer - begin} bytes of a file of {len(self.bytes)}",
+            )
         if self._fixed32(trailer + 1) != masked_crc32c(self.array[begin : trailer + 1]):
             raise self.damaged(begin, "expected a block that agrees with its CRC32C")
         if self.bytes[trailer] != 0:
-            raise self.damaged(trailer, f"expected compression 0 (none), found {self.bytes[trailer]}")
+            raise self.damaged(
+                trailer, f"expected compression 0 (none), found {self.bytes[trailer]}"
+            )
         stop = trailer - 4 - 4 * self._fixed32(trailer - 4)
         if stop < begin:
-            raise self.damaged(trailer - 4, f"expected a count of offsets that fits a block of {trailer - begin} bytes")
+            raise self.damaged(
+                trailer - 4,
+                f"expected a count of offsets that fits a block of {trailer - begin} bytes",
+            )
         at, key = begin, b""
         while at < stop:
             shared, at = self.varint(at, stop)
@@ -95,7 +110,9 @@ class SortedTable:
             value_size, at = self.varint(at, stop)
             value_at = at + further
             if shared > len(key) or shared + further > MAX_KEY or value_at + value_size > stop:
-                raise self.damaged(at, f"expected a key of at most {MAX_KEY} bytes and a value within the block")
+                raise self.damaged(
+                    at, f"expected a key of at most {MAX_KEY} bytes and a value within the block"
+                )
             key = key[:shared] + self.bytes[at:value_at]
             at = value_at + value_size
             yield key, (value_at, at)
@@ -112,7 +129,10 @@ class SortedTable:
             tag, at = self.varint(at, end)
             number, wire = tag >> 3, tag & 7
             if wires.get(number) != wire:
-                raise self.damaged(tag_at, f"expected one of the fields {sorted(wires)}, found {number} of type {wire}")
+                raise self.damaged(
+                    tag_at,
+                    f"expected one of the fields {sorted(wires)}, found {number} of type {wire}",
+                )
             if wire == VARINT:
                 value, at = self.varint(at, end)
             elif wire == BYTES:

@@ -44,18 +44,26 @@ def read_tf_checkpoint(folder, verify=False):
     for shard in sorted({entry.shard for entry in entries}):
         path = Path(f"{prefix}.data-{shard:05d}-of-{n_shards:05d}")
         content, end = map_file(path), 0
-        for entry in sorted((e for e in entries if e.shard == shard), key=lambda e: (e.offset, e.size)):
+        for entry in sorted(
+            (e for e in entries if e.shard == shard), key=lambda e: (e.offset, e.size)
+        ):
             begin, end = end, end + entry.size
             if entry.offset != begin or end > len(content):
                 what = f"expected {entry.name!r} at byte {begin} of {len(content)}, the index says at {entry.offset}"
-                raise CheckpointError(f"{what}, {entry.size} bytes, {path}; fetch the checkpoint again")
+                raise CheckpointError(
+                    f"{what}, {entry.size} bytes, {path}; fetch the checkpoint again"
+                )
             data = content[begin:end]
             if verify and masked_crc32c(data) != entry.crc:
                 what = f"expected {entry.name!r} to agree with its CRC32C"
                 raise CheckpointError(f"{what}, {path} at byte {begin}; fetch the checkpoint again")
-            variables[entry.name] = np.require(data.view(entry.dtype), requirements="A").reshape(entry.shape)
+            variables[entry.name] = np.require(data.view(entry.dtype), requirements="A").reshape(
+                entry.shape
+            )
         if end != len(content):
-            raise CheckpointError(f"expected {end} bytes, found {len(content)}, {path}; fetch the checkpoint again")
+            raise CheckpointError(
+                f"expected {end} bytes, found {len(content)}, {path}; fetch the checkpoint again"
+            )
     return variables
 
 
@@ -64,7 +72,9 @@ def map_file(path):
     try:
         return np.asarray(np.memmap(path, np.uint8, mode="c"))  # "c": copy on write
     except OSError as error:
-        raise CheckpointError(f"weights can't be read, {path} ({error.strerror}); check the path") from error
+        raise CheckpointError(
+            f"weights can't be read, {path} ({error.strerror}); check the path"
+        ) from error
     except ValueError as error:  # there is no map of 0 bytes
         raise CheckpointError(f"the file is empty, {path}; fetch or save it again") from error
 
@@ -81,11 +91,17 @@ def _find_prefix(folder):
             raise CheckpointError(f"{what}, {folder}; check the path") from None
         return found[0].with_suffix("")
     except OSError as error:
-        raise CheckpointError(f"the checkpoint's name can't be read, {state} ({error.strerror}); check it") from error
+        raise CheckpointError(
+            f"the checkpoint's name can't be read, {state} ({error.strerror}); check it"
+        ) from error
     # Of the path only the last part counts: the folder may have moved since it was written.
-    match = re.search(r'^model_checkpoint_path: *"(?:[^"\n]*[/\\])?([^"/\\\x00-\x1f]+)"', text, re.MULTILINE)
+    match = re.search(
+        r'^model_checkpoint_path: *"(?:[^"\n]*[/\\])?([^"/\\\x00-\x1f]+)"', text, re.MULTILINE
+    )
     if not match:
-        raise CheckpointError(f'expected a line model_checkpoint_path: "NAME", {state}; fetch the checkpoint again')
+        raise CheckpointError(
+            f'expected a line model_checkpoint_path: "NAME", {state}; fetch the checkpoint again'
+        )
     return folder / match[1]
 
 
@@ -110,7 +126,10 @@ def _read_index(table):
             continue
         entry = _read_entry(table, key, place)
         if entry.shard >= n_shards:
-            raise table.damaged(place[0], f"expected {entry.name!r} in one of {n_shards} shards, found {entry.shard}")
+            raise table.damaged(
+                place[0],
+                f"expected {entry.name!r} in one of {n_shards} shards, found {entry.shard}",
+            )
         entries.append(entry)
     if not entries:
         raise table.damaged(0, "expected variables, found none")
@@ -130,7 +149,9 @@ def _read_header(table, key, place):
         elif number == 3:
             for part, version in table.fields(value, {1: VARINT, 2: VARINT}):
                 if part == 2 and version > 1:
-                    raise table.damaged(place[0], f"expected version 1 of the format, found {version}")
+                    raise table.damaged(
+                        place[0], f"expected version 1 of the format, found {version}"
+                    )
     if not 1 <= n_shards <= MAX_SHARDS:
         raise table.damaged(place[0], f"expected 1 to {MAX_SHARDS} shards, found {n_shards}")
     return n_shards
@@ -143,16 +164,23 @@ def _read_entry(table, key, place):
     found, shape = {}, []
     for number, value in table.fields(place, wires):
         if number == 7:
-            raise table.damaged(place[0], f"expected whole variables, found {name!r} cut into slices")
+            raise table.damaged(
+                place[0], f"expected whole variables, found {name!r} cut into slices"
+            )
         if number == 2:
             shape = _read_shape(table, value)
         else:
             found[number] = value
     dtype, size = DTYPES.get(found.get(1, 0)), found.get(5, 0)
     if dtype is None:
-        raise table.damaged(place[0], f"expected {name!r} in float32 (1) or float16 (19), found type {found.get(1, 0)}")
+        raise table.damaged(
+            place[0],
+            f"expected {name!r} in float32 (1) or float16 (19), found type {found.get(1, 0)}",
+        )
     if math.prod(shape) * dtype.itemsize != size:
-        raise table.damaged(place[0], f"expected {name!r} to have the bytes of {dtype} {shape}, found {size}")
+        raise table.damaged(
+            place[0], f"expected {name!r} to have the bytes of {dtype} {shape}, found {size}"
+        )
     return Entry(name, dtype, shape, found.get(3, 0), found.get(4, 0), size, found.get(6, 0))
 
 
@@ -165,5 +193,7 @@ def _read_shape(table, place):
             if number == 1:
                 shape[-1] = value
         if len(shape) > MAX_DIMS or math.prod(size or 1 for size in shape) >= 2**60:
-            raise table.damaged(place[0], f"expected at most {MAX_DIMS} dimensions and 2^60 elements")
+            raise table.damaged(
+                place[0], f"expected at most {MAX_DIMS} dimensions and 2^60 elements"
+            )
     return shape

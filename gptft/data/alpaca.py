@@ -52,7 +52,9 @@ class Template(NamedTuple):
 
     def special_ids(self, tokenizer):
         """The ids before and after the text, two lists."""
-        return [[tokenizer.special[token] for token in tokens] for tokens in (self.before, self.after)]
+        return [
+            [tokenizer.special[token] for token in tokens] for tokens in (self.before, self.after)
+        ]
 
 
 TEMPLATES = {
@@ -64,7 +66,12 @@ TEMPLATES = {
         "Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\n{instruction}\n\n### Response:",
-        markers=("### Instruction:", "### Input:", "### Response:", "Below is an instruction that describes a task"),
+        markers=(
+            "### Instruction:",
+            "### Input:",
+            "### Response:",
+            "Below is an instruction that describes a task",
+        ),
     ),
     "short": Template(
         "### User\n{instruction}\n\n{input}\n\n### Assistant\n",
@@ -103,15 +110,21 @@ def load_instructions(source="sample", seed=0):
     seed: of the split, where the source has none; equal instructions always fall on the same side.
     Raises DataError.
     """
-    found = load_splits(source, "instructions.jsonl", seed, lambda record: read_example(record).instruction)
+    found = load_splits(
+        source, "instructions.jsonl", seed, lambda record: read_example(record).instruction
+    )
     splits, notes = {}, list(found.notes)
     for split, records in found.splits.items():
         examples = read_examples(records)
         splits[split] = [example for example in examples if example.output]
         if empty := len(examples) - len(splits[split]):
-            notes.append(f"{split}: {empty:,} of {len(examples):,} records have an empty output and are left out")
+            notes.append(
+                f"{split}: {empty:,} of {len(examples):,} records have an empty output and are left out"
+            )
         if not splits[split]:
-            raise DataError(f"every output of {split} is empty, {records[0].path}; add examples with a response")
+            raise DataError(
+                f"every output of {split} is empty, {records[0].path}; add examples with a response"
+            )
     return found._replace(splits=splits, notes=notes)
 
 
@@ -145,9 +158,13 @@ def _of_messages(record):
     """A record with messages -> the same with fields `user` and `assistant`."""
     messages = record.fields["messages"]
     messages = messages if isinstance(messages, list) else [None]
-    turns = [(m.get("role"), m.get("content")) if isinstance(m, dict) else (None, None) for m in messages]
+    turns = [
+        (m.get("role"), m.get("content")) if isinstance(m, dict) else (None, None) for m in messages
+    ]
     if [role for role, _ in turns] != ["user", "assistant"]:
-        raise DataError(f"messages are not one user's and one assistant's turn, {record.place}; split or remove it")
+        raise DataError(
+            f"messages are not one user's and one assistant's turn, {record.place}; split or remove it"
+        )
     return record._replace(fields=record.fields | dict(turns))
 
 
@@ -174,24 +191,34 @@ class InstructionDataset:
     another loss.
     """
 
-    def __init__(self, examples, tokenizer, template="alpaca", max_length=None, loss="response", cache=None):
+    def __init__(
+        self, examples, tokenizer, template="alpaca", max_length=None, loss="response", cache=None
+    ):
         if loss not in ("response", "all"):
             raise ValueError(f"loss must be 'response' or 'all', not {loss!r}")
         wording = TEMPLATES[template]
         self.max_length, self.loss = max_length, loss
-        self.before, self.after = (np.array(ids, dtype=np.int64) for ids in wording.special_ids(tokenizer))
+        self.before, self.after = (
+            np.array(ids, dtype=np.int64) for ids in wording.special_ids(tokenizer)
+        )
         self.end = np.array([tokenizer.eot])
-        stems = (cache and cache.with_name(f"{cache.name}-{part}") for part in ("prompts", "responses"))
+        stems = (
+            cache and cache.with_name(f"{cache.name}-{part}") for part in ("prompts", "responses")
+        )
         prompts = [wording.fill(example.instruction, example.input) for example in examples]
         self.prompts = TokenStore.build(prompts, tokenizer, next(stems))
-        self.responses = TokenStore.build([example.output for example in examples], tokenizer, next(stems))
+        self.responses = TokenStore.build(
+            [example.output for example in examples], tokenizer, next(stems)
+        )
 
         n_prompt = self.prompts.lengths + len(self.before) + len(self.after)
         n_whole = n_prompt + self.responses.lengths + 1
         limit = max_length or n_whole.max()
         self.rows = np.flatnonzero(n_prompt < limit)  # of the examples given
         if not len(self.rows):
-            raise DataError(f"the prompts alone fill {limit} tokens (--max-length); allow more, or shorten the instructions")
+            raise DataError(
+                f"the prompts alone fill {limit} tokens (--max-length); allow more, or shorten the instructions"
+            )
         self.examples = [examples[row] for row in self.rows]
         self.lengths = np.minimum(n_whole, limit)[self.rows]  # (N,) int64
         self.n_cut = int((n_whole[self.rows] > limit).sum())
@@ -213,9 +240,13 @@ class InstructionDataset:
         """What became of examples that are too long, a line for people; "" if there are none."""
         parts = []
         if self.n_cut:
-            parts.append(f"responses cut at {self.max_length} tokens, without end-of-text: {self.n_cut:,}")
+            parts.append(
+                f"responses cut at {self.max_length} tokens, without end-of-text: {self.n_cut:,}"
+            )
         if self.n_dropped:
-            parts.append(f"examples dropped, as their prompt alone fills {self.max_length} tokens: {self.n_dropped:,}")
+            parts.append(
+                f"examples dropped, as their prompt alone fills {self.max_length} tokens: {self.n_dropped:,}"
+            )
         return "; ".join(parts)
 
 

@@ -74,7 +74,14 @@ def _read(dataset, rows, pad_id):
 def classifier_batch(dataset, rows, pad_id):
     """Rows of a dataset of (token_ids, label) -> ClassifierBatch."""
     token_ids, labels, lengths, rows = _read(dataset, rows, pad_id)
-    return ClassifierBatch(token_ids, torch.tensor(lengths), torch.tensor(labels), rows, n=len(rows), n_tokens=sum(lengths))
+    return ClassifierBatch(
+        token_ids,
+        torch.tensor(lengths),
+        torch.tensor(labels),
+        rows,
+        n=len(rows),
+        n_tokens=sum(lengths),
+    )
 
 
 def lm_batch(dataset, rows, pad_id):
@@ -98,7 +105,9 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     batches = [batches[i] for i in rng.permutation(len(batches))]
     if epoch == 0:
-        largest = max(range(len(batches)), key=lambda i: len(batches[i]) * lengths[batches[i]].max())
+        largest = max(
+            range(len(batches)), key=lambda i: len(batches[i]) * lengths[batches[i]].max()
+        )
         batches.insert(0, batches.pop(largest))
     return batches
 
@@ -120,7 +129,9 @@ class TrainBatches:
     def rows(self, epoch, i):
         """The row numbers of step i (from 0) of an epoch (from 0), those of all processes, (n,) int64."""
         if epoch != self._epoch:
-            batches = epoch_batches(self.dataset.lengths, self.options.batch_size, self.options.seed, epoch)
+            batches = epoch_batches(
+                self.dataset.lengths, self.options.batch_size, self.options.seed, epoch
+            )
             self._epoch, self._batches = epoch, batches
         return self._batches[i]
 
@@ -135,12 +146,17 @@ class TrainBatches:
         if not len(rows):
             return [self.collate(self.dataset, whole[:1], self.pad_id)._replace(n=0, n_tokens=0)]
         size = self.options.micro_batch_size or len(rows)
-        return [self.collate(self.dataset, rows[j : j + size], self.pad_id) for j in range(0, len(rows), size)]
+        return [
+            self.collate(self.dataset, rows[j : j + size], self.pad_id)
+            for j in range(0, len(rows), size)
+        ]
 
 
 def eval_batches(dataset, collate, pad_id, batch_size, rows=None):
     """Yields batches of `batch_size`, made by `collate`: each of `rows` (default: all) once over all processes, the longest first."""
     rows = np.arange(len(dataset)) if rows is None else rows
-    rows = rows[np.argsort(-dataset.lengths[rows], kind="stable")][distributed.rank() :: distributed.world_size()]
+    rows = rows[np.argsort(-dataset.lengths[rows], kind="stable")][
+        distributed.rank() :: distributed.world_size()
+    ]
     for i in range(0, len(rows), batch_size):
         yield collate(dataset, rows[i : i + batch_size], pad_id)

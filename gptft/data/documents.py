@@ -40,12 +40,24 @@ def load_documents(data, seed):
         are those of the classifier's script.
     Raises DataError.
     """
-    source = load_splits(data, "reviews.jsonl", seed, text_field, lambda r: label_field(r) if "label" in r.fields else "")
-    splits = {split: [text_field(record) for record in records] for split, records in source.splits.items()}
+    source = load_splits(
+        data,
+        "reviews.jsonl",
+        seed,
+        text_field,
+        lambda r: label_field(r) if "label" in r.fields else "",
+    )
+    splits = {
+        split: [text_field(record) for record in records]
+        for split, records in source.splits.items()
+    }
     unlabelled = Path(data) / "unsup.jsonl"
     if unlabelled.is_file():
         splits["train"] += [text_field(record) for record in read_records(unlabelled)]
-    held_out = {*splits["val"], *splits["test"]}  # a set of hashes: a text is found wherever it stands
+    held_out = {
+        *splits["val"],
+        *splits["test"],
+    }  # a set of hashes: a text is found wherever it stands
     train = [text for text in splits["train"] if text not in held_out]
     left_out = len(splits["train"]) - len(train)
     if not train:
@@ -58,7 +70,11 @@ def some_documents(texts, store, n_tokens):
     """Whole documents, evenly spaced, with about `n_tokens` tokens -> (their stream, their number, their UTF-8 bytes)."""
     n = max(1, min(len(texts), int(len(texts) * n_tokens / len(store.ids))))
     rows = np.linspace(0, len(texts) - 1, n).astype(int)
-    return np.concatenate([store[row] for row in rows]), n, sum(len(texts[row].encode()) for row in rows)
+    return (
+        np.concatenate([store[row] for row in rows]),
+        n,
+        sum(len(texts[row].encode()) for row in rows),
+    )
 
 
 def frequent_tokens(stream, n):
@@ -95,7 +111,9 @@ class Windows:
 
 def window_batch(windows, rows, _pad_id=None):
     """Windows of the given numbers -> WindowBatch."""
-    token_ids, targets = (torch.from_numpy(np.stack(part)) for part in zip(*(windows[int(row)] for row in rows)))
+    token_ids, targets = (
+        torch.from_numpy(np.stack(part)) for part in zip(*(windows[int(row)] for row in rows))
+    )
     return WindowBatch(token_ids, targets, int((targets != IGNORED).sum()), token_ids.numel())
 
 
@@ -107,5 +125,7 @@ class WindowBatches(TrainBatches):
 
     def step(self, epoch, i):
         """As `TrainBatches.step`: this process's micro-batches of step `i`."""
-        self.dataset.begin = int(np.random.default_rng((self.options.seed, epoch, 1)).integers(len(self.dataset.stream)))
+        self.dataset.begin = int(
+            np.random.default_rng((self.options.seed, epoch, 1)).integers(len(self.dataset.stream))
+        )
         return super().step(epoch, i)

@@ -15,7 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptft.data.sources import SAMPLES, Record, ids_of, label_field, load_splits, read_records, text_field
+from gptft.data.sources import (
+    SAMPLES,
+    Record,
+    ids_of,
+    label_field,
+    load_splits,
+    read_records,
+    text_field,
+)
 from gptft.data.tokens import TokenStore
 from gptft.errors import DataError
 
@@ -64,7 +72,9 @@ def _classes(records):
     """The labels of the training records, as strings: integers in their order, names in alphabetical order."""
     labels = sorted({label_field(record) for record in records})
     if len(labels) < 2:
-        raise DataError(f"only one class ('{labels[0]}') in the training data, {records[0].path}; two are the least")
+        raise DataError(
+            f"only one class ('{labels[0]}') in the training data, {records[0].path}; two are the least"
+        )
     try:
         return sorted(labels, key=int)
     except ValueError:
@@ -80,10 +90,16 @@ def _class_names(source, labels):
         names = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"bad JSON ({error}), {path}; repair or remove it") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or len(set(names)) < len(names)
+    ):
         raise DataError(f"not a list of different names, {path}; repair or remove it")
     if labels != [str(i) for i in range(len(names))]:
-        raise DataError(f"{len(names)} names but the labels are {', '.join(labels[:10])}, {path}; repair or remove it")
+        raise DataError(
+            f"{len(names)} names but the labels are {', '.join(labels[:10])}, {path}; repair or remove it"
+        )
     return names
 
 
@@ -94,7 +110,9 @@ def _reviews(records: list[Record], index):
         label = label_field(record)
         if label not in index:
             known = ", ".join(list(index)[:10])
-            raise DataError(f"label '{label}' never occurs in the training data, {record.place}; labels there: {known}")
+            raise DataError(
+                f"label '{label}' never occurs in the training data, {record.place}; labels there: {known}"
+            )
         reviews.append(Review(id, index[label], text_field(record)))
     return reviews
 
@@ -129,5 +147,7 @@ class IMDbDataset:
         token_ids, limit = self.tokens[i], self.max_length
         if limit and len(token_ids) > limit:
             head = {"head": limit, "tail": 0, "head+tail": limit // 4}[self.truncate]
-            token_ids = np.concatenate([token_ids[:head], token_ids[len(token_ids) - (limit - head) :]])
+            token_ids = np.concatenate(
+                [token_ids[:head], token_ids[len(token_ids) - (limit - head) :]]
+            )
         return token_ids, int(self.labels[i])

@@ -55,11 +55,15 @@ def read_records(path):
     path = Path(path)
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".txt": _read_txt}
     if path.suffix.lower() not in readers:
-        raise DataError(f"a data file must end in .jsonl, .csv, .json or .txt, {path}; rename or convert it")
+        raise DataError(
+            f"a data file must end in .jsonl, .csv, .json or .txt, {path}; rename or convert it"
+        )
     try:
         records = list(readers[path.suffix.lower()](path))
     except OSError as error:
-        raise DataError(f"data file can't be read ({error.strerror}), {path}; check the path") from error
+        raise DataError(
+            f"data file can't be read ({error.strerror}), {path}; check the path"
+        ) from error
     if not records:
         raise DataError(f"no records, {path}; the file is empty")
     return records
@@ -94,7 +98,9 @@ def _read_json(path):
 
 
 def _read_csv(path):
-    csv.field_size_limit(MAX_LINE)  # Python's own limit, 131,072 characters, is shorter than some documents
+    csv.field_size_limit(
+        MAX_LINE
+    )  # Python's own limit, 131,072 characters, is shorter than some documents
     rows = csv.reader((line for _, line in _lines(path)), strict=True)
     header, number = None, 1  # where the row starts: a quoted field may hold line breaks
     try:
@@ -102,10 +108,14 @@ def _read_csv(path):
             if row and header is None:
                 header = [name.strip() for name in row]
                 if len(set(header)) < len(header):
-                    raise DataError(f"a column name stands twice, {path}, line {number}; rename one")
+                    raise DataError(
+                        f"a column name stands twice, {path}, line {number}; rename one"
+                    )
             elif row and len(row) != len(header):
-                raise DataError(f"{len(row)} columns where the header has {len(header)}, {path}, line {number}; "
-                                "put a text with commas or line breaks between double quotes")  # fmt: skip
+                raise DataError(
+                    f"{len(row)} columns where the header has {len(header)}, {path}, line {number}; "
+                    "put a text with commas or line breaks between double quotes"
+                )
             elif row:
                 yield Record(path, number, dict(zip(header, row)))
             number = rows.line_num + 1
@@ -127,7 +137,9 @@ def _lines(path):
         while line := file.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
-                raise DataError(f"a line longer than {MAX_LINE:,} bytes, {path}, line {number}; is it a text file?")
+                raise DataError(
+                    f"a line longer than {MAX_LINE:,} bytes, {path}, line {number}; is it a text file?"
+                )
             yield number, decode(line, path, number)
 
 
@@ -139,7 +151,9 @@ def decode(data, path, number):
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         number += data.count(b"\n", 0, error.start)
-        raise DataError(f"not UTF-8 ({error.reason}), {path}, line {number}; save the file as UTF-8 text") from error
+        raise DataError(
+            f"not UTF-8 ({error.reason}), {path}, line {number}; save the file as UTF-8 text"
+        ) from error
     if "\0" in text:
         number += text.count("\n", 0, text.index("\0"))
         raise DataError(f"a NUL byte, {path}, line {number}; save the file as UTF-8 text")
@@ -152,15 +166,25 @@ def _object(text, path, number):
         value = JSON.decode(text)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
         reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-        raise DataError(f"bad JSON ({reason}), {path}, line {number}; every line must be one whole object") from error
+        raise DataError(
+            f"bad JSON ({reason}), {path}, line {number}; every line must be one whole object"
+        ) from error
     if not isinstance(value, dict):
-        raise DataError(f"not an object but {_kind(value)}, {path}, line {number}; every line must be one whole object")
+        raise DataError(
+            f"not an object but {_kind(value)}, {path}, line {number}; every line must be one whole object"
+        )
     return value
 
 
 def _kind(value):
     """A JSON value's type in words."""
-    names = {type(None): "null", bool: "true or false", str: "a string", list: "a list", dict: "an object"}
+    names = {
+        type(None): "null",
+        bool: "true or false",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), "a number")
 
 
@@ -171,14 +195,18 @@ def text_field(record, name="text"):
     """The string in field `name`; DataError if it is missing, not a string, blank, or not encodable."""
     text = _field(record, name)
     if not isinstance(text, str):
-        raise DataError(f"field '{name}' is {_kind(text)}, not a string, {record.place}; put its text between quotes")
+        raise DataError(
+            f"field '{name}' is {_kind(text)}, not a string, {record.place}; put its text between quotes"
+        )
     if not text or text.isspace():
         raise DataError(f"field '{name}' is empty, {record.place}; fill it in or remove the record")
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DataError(f"half a character (lone surrogate) in '{name}', {record.place}; repair it") from error
+            raise DataError(
+                f"half a character (lone surrogate) in '{name}', {record.place}; repair it"
+            ) from error
     return text
 
 
@@ -186,10 +214,14 @@ def label_field(record):
     """The class in field `label`, an integer or a string, as a string: 1 in JSON and "1" in CSV are one class. Raises DataError."""
     label = _field(record, "label")
     if isinstance(label, bool) or not isinstance(label, (int, str)):
-        raise DataError(f"label is {_kind(label)}, {record.place}; labels are integers (0, 1, ...) or names")
+        raise DataError(
+            f"label is {_kind(label)}, {record.place}; labels are integers (0, 1, ...) or names"
+        )
     label = str(label).strip()
     if not label or not label.isprintable():
-        raise DataError(f"label is empty or not printable, {record.place}; labels are integers (0, 1, ...) or names")
+        raise DataError(
+            f"label is empty or not printable, {record.place}; labels are integers (0, 1, ...) or names"
+        )
     return label
 
 
@@ -199,9 +231,13 @@ def ids_of(records):
     for record in records:
         id = record.fields.get("id", record.number)
         if isinstance(id, bool) or not isinstance(id, (int, str)) or not str(id).isprintable():
-            raise DataError(f"id is neither an integer nor a printable string, {record.place}; correct or remove it")
+            raise DataError(
+                f"id is neither an integer nor a printable string, {record.place}; correct or remove it"
+            )
         if id in found:
-            raise DataError(f"id {id!r} is used twice, {record.place} (before: {found[id].place}); make ids unique")
+            raise DataError(
+                f"id {id!r} is used twice, {record.place} (before: {found[id].place}); make ids unique"
+            )
         found[id] = record
     return list(found)
 
@@ -229,11 +265,16 @@ def load_splits(data, sample, seed, text, label=None):
     if not path.exists():
         raise DataError(f"no such file or folder, {path}; {_how_to_make(path)}")
     if path.is_dir():
-        found = {split: _of_split(read_records(file), split) for split, file in _folder_files(path).items()}
+        found = {
+            split: _of_split(read_records(file), split)
+            for split, file in _folder_files(path).items()
+        }
     else:
         found = _by_split_field(read_records(path))
     if "train" not in found:
-        raise DataError(f'no training records, {path}; add train.jsonl to a folder, or "split": "train" to records')
+        raise DataError(
+            f'no training records, {path}; add train.jsonl to a folder, or "split": "train" to records'
+        )
     splits, notes = _complete(found, path, seed, text, label)
     return Source(str(data), splits, notes + _overlaps(splits, text))
 
@@ -254,7 +295,9 @@ def split_seeded(texts, fractions, seed, labels=None):
     lines = {}
     for text, rows in groups.items():
         digest = blake2b(f"{seed}\n{text}".encode(), digest_size=16).digest()
-        lines.setdefault(min(labels[row] for row in rows) if labels else "", []).append((digest, rows))
+        lines.setdefault(min(labels[row] for row in rows) if labels else "", []).append(
+            (digest, rows)
+        )
     turns = []
     for label, line in lines.items():
         size, before = sum(len(rows) for _, rows in line), 0
@@ -264,7 +307,9 @@ def split_seeded(texts, fractions, seed, labels=None):
     room = {name: max(1, round(share * len(texts))) for name, share in fractions.items()}
     parts = {name: [] for name in ["train", *fractions]}
     for *_, rows in sorted(turns):
-        name = next((name for name in fractions if len(rows) <= room[name] - len(parts[name])), "train")
+        name = next(
+            (name for name in fractions if len(rows) <= room[name] - len(parts[name])), "train"
+        )
         parts[name] += rows
     return {name: sorted(rows) for name, rows in parts.items()}
 
@@ -280,7 +325,11 @@ def _folder_files(folder):
     """{split: file} of the splits that a folder holds; two files for one split are an error."""
     files = {}
     for split in SPLITS:
-        found = [file for suffix in (".jsonl", ".csv", ".json") if (file := folder / (split + suffix)).exists()]
+        found = [
+            file
+            for suffix in (".jsonl", ".csv", ".json")
+            if (file := folder / (split + suffix)).exists()
+        ]
         if len(found) > 1:
             raise DataError(f"{found[0].name} and {found[1].name} both stand in {folder}; keep one")
         if found:
@@ -293,7 +342,9 @@ def _of_split(records, split):
     for record in records:
         said = record.fields.get("split", split)
         if said in SPLITS and said != split:
-            raise DataError(f"split '{said}' in the {split} file, {record.place}; move or relabel it")
+            raise DataError(
+                f"split '{said}' in the {split} file, {record.place}; move or relabel it"
+            )
     return records
 
 
@@ -305,7 +356,9 @@ def _by_split_field(records):
     for record in records:
         split = _field(record, "split")
         if split not in SPLITS:
-            raise DataError(f"split is {split!r}, {record.place}; it must be train, val or test in every record")
+            raise DataError(
+                f"split is {split!r}, {record.place}; it must be train, val or test in every record"
+            )
         found.setdefault(split, []).append(record)
     return found
 
@@ -316,9 +369,13 @@ def _complete(found, path, seed, text, label):
     if not missing:
         return {split: found[split] for split in SPLITS}, []
     train = found["train"]
-    rows = split_seeded([text(r) for r in train], missing, seed, [label(r) for r in train] if label else None)
+    rows = split_seeded(
+        [text(r) for r in train], missing, seed, [label(r) for r in train] if label else None
+    )
     if not all(rows.values()):
-        raise DataError(f"too few different texts to split {' and '.join(missing)} off {len(train)} records, {path}; add some")
+        raise DataError(
+            f"too few different texts to split {' and '.join(missing)} off {len(train)} records, {path}; add some"
+        )
     found = found | {split: [train[row] for row in rows[split]] for split in rows}
     counts = " and ".join(f"{len(rows[split])} for {split}" for split in reversed(missing))
     notes = [f"{path}: {counts} split off {len(train)} training records (seed {seed})"]
@@ -331,5 +388,7 @@ def _overlaps(splits, text):
     notes = []
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         if shared := len(texts[one] & texts[other]):
-            notes.append(f"{shared} text{'s stand' if shared > 1 else ' stands'} in both {one} and {other}")
+            notes.append(
+                f"{shared} text{'s stand' if shared > 1 else ' stands'} in both {one} and {other}"
+            )
     return notes

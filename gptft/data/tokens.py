@@ -45,7 +45,9 @@ class TokenStore:
             return cls(*_tokenise(texts, tokenizer, end))
         cache = Path(cache)
         key = fingerprint(texts, tokenizer)
-        ids_file, offsets_file = (cache.with_name(f"{cache.name}-{key}.{part}.npy") for part in ("ids", "offsets"))
+        ids_file, offsets_file = (
+            cache.with_name(f"{cache.name}-{key}.{part}.npy") for part in ("ids", "offsets")
+        )
         try:
             return cls(*_read_cache(ids_file, offsets_file))
         except Exception:  # absent or damaged: numpy's reader raises many kinds
@@ -57,7 +59,9 @@ class TokenStore:
             write_atomic(ids_file, lambda file: np.save(file, ids))
             for path in stale:
                 path.unlink(missing_ok=True)
-            return cls(*_read_cache(ids_file, offsets_file))  # mapped: processes share it, and memory is free again
+            return cls(
+                *_read_cache(ids_file, offsets_file)
+            )  # mapped: processes share it, and memory is free again
         except OSError:
             return cls(ids, offsets)
 
@@ -74,7 +78,11 @@ def cache_stem(source, split):
     path = Path(source)
     if source == "sample":
         return None
-    return path / ".tokens" / split if path.is_dir() else path.parent / ".tokens" / f"{path.stem}-{split}"
+    return (
+        path / ".tokens" / split
+        if path.is_dir()
+        else path.parent / ".tokens" / f"{path.stem}-{split}"
+    )
 
 
 def _tokenise(texts, tokenizer, end):
