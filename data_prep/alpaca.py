@@ -20,7 +20,8 @@ from pathlib import Path
 
 from data_prep.download import digest_of, download
 from data_prep.folder import check_replaceable, write_folder
-from gptft.data.sources import read_records, split_seeded
+from gptft.data.records import read_records
+from gptft.data.sources import split_seeded
 from gptft.errors import DataError, Parser, command
 
 URL = "https://raw.githubusercontent.com/Instruction-Tuning-with-GPT-4/GPT-4-LLM/main/data/alpaca_gpt4_data.json"
@@ -100,7 +101,7 @@ def fetch(path):
 
 def read(path):
     """A file of instructions -> list[Example]. Raises DataError with file and line or record."""
-    from gptft.data.alpaca import read_examples  # here, because it brings numpy along
+    from gptft.data.instructions import read_examples  # here, because it brings numpy along
 
     return read_examples(read_records(path))
 

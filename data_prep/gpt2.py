@@ -272,7 +272,7 @@ TOLERANCE = 1e-3  # of a log-probability, in float32
 
 def known_answers(model):
     """Ask GPT-2 124M, in float32, what others asked it: yield (question, its answer, the known one, whether equal)."""
-    from gptft.tokenizer import Tokenizer
+    from gptft.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer()
     [answer] = greedy(model, [IDS], 18)

@@ -1,18 +1,22 @@
-"""Low-rank adapters (LoRA): the weights stay as they are, and beside some of the matrices two thin ones are trained.
+"""Low-rank adapters (LoRA): the weights stay as they are, and beside some of the matrices two thin
+ones are trained.
 
-    y = x W' + b + alpha / rank * dropout(x) A' B'      W (out, in) frozen, A (rank, in) and B (out, rank) trained
+    y = x W' + b + alpha / rank * dropout(x) A' B'      W (out, in) frozen, A (rank, in) and B (out,
+    rank) trained
 
-What fine-tuning adds to a matrix has a low rank, so A and B, one percent of the weights, can hold it: the optimizer needs
-a hundredth of the memory, and a tuned model is a file of a few megabytes. B starts at zero, so training starts from the
-base model's own outputs. Once trained, B A can be added to W: the merged model is a plain GPT-2 and costs nothing extra.
+What fine-tuning adds to a matrix has a low rank, so A and B, one percent of the weights, can hold
+it: the optimizer needs a hundredth of the memory, and a tuned model is a file of a few megabytes. B
+starts at zero, so training starts from the base model's own outputs. Once trained, B A can be added
+to W: the merged model is a plain GPT-2 and costs nothing extra.
 
-On disk an adapter stands as the peft package has it, for transformers' GPT-2: adapter_config.json and
-adapter_model.safetensors, whose names begin with "base_model.model.", and for a classifier the head (modules_to_save),
-which is trained whole. transformers stores W transposed (fan_in_fan_out); A and B lie as they do here. peft finds layers
-by the end of their names, and "c_proj" ends two of them: targets are "attn.c_proj" and "mlp.c_proj".
+On disk an adapter stands as the peft package has it, for transformers' GPT-2: adapter_config.json
+and adapter_model.safetensors, whose names begin with "base_model.model.", and for a classifier the
+head (modules_to_save), which is trained whole. transformers stores W transposed (fan_in_fan_out); A
+and B lie as they do here. peft finds layers by the end of their names, and "c_proj" ends two of
+them: targets are "attn.c_proj" and "mlp.c_proj".
 
-Left out: adapters of the embedding, ranks that differ between layers, and peft's variants (DoRA, rsLoRA, ...), whose files
-are refused, because B A alone would compute something else.
+Left out: adapters of the embedding, ranks that differ between layers, and peft's variants (DoRA,
+rsLoRA, ...), whose files are refused, because B A alone would compute something else.
 Source: Hu et al. 2021, section 4; peft's `lora/layer.py` and `LoraConfig`.
 """
 
@@ -24,12 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gptft.checkpoints.gpt2_config import read_json
 from gptft.checkpoints.gpt2_names import FLOATS
 from gptft.checkpoints.safetensors import read_safetensors, write_safetensors
-from gptft.config import LORA_TARGETS
-from gptft.errors import CheckpointError, UserError
-from gptft.files import write_text
+from gptft.errors import read_json
+
+LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+from gptft.errors import CheckpointError, UserError, write_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -67,7 +71,8 @@ ACCEPTED = {
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer with an adapter, (..., in) -> (..., out); it takes over the weights of `linear` and freezes them.
+    """A linear layer with an adapter, (..., in) -> (..., out); it takes over the weights of
+    `linear` and freezes them.
 
     y = W x + b + alpha / rank * B A dropout(x), with A (rank, in) and B (out, rank); B begins as 0.
     """
@@ -102,12 +107,13 @@ class LoRALinear(nn.Linear):
         )
 
 
-def add_adapters(model, rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS, base=None):
-    """Freeze a GPT2 or GPT2Classifier but for the head of the latter, and put adapters beside its layers; in place.
+def add_adapters(model, rank=8, alpha=16.0, base=None, dropout=0.0, targets=LORA_TARGETS):
+    """Freeze a GPT2 or GPT2Classifier but for the head of the latter, and put adapters beside its
+    layers; in place.
 
-    rank, alpha, dropout: as in LoRALinear. targets: some of LORA_TARGETS. base: where the model lies, which is kept with the
-    saved adapters.
-    Raises UserError for a rank below 1, other targets, or a model that has adapters already.
+    rank, alpha, dropout: as in LoRALinear. targets: some of LORA_TARGETS. base: where the model
+    lies, which is kept with the saved adapters. Raises UserError for a rank below 1, other targets,
+    or a model that has adapters already.
     """
     if rank < 1 or not targets or not set(targets) <= set(LORA_TARGETS) or adapters(model):
         raise UserError(
@@ -125,26 +131,30 @@ def add_adapters(model, rank=8, alpha=16.0, dropout=0.0, targets=LORA_TARGETS, b
 
 
 def adapters(model):
-    """The adapted layers -> dict of LoRALinear by their names in the model; empty if it has none."""
+    """The adapted layers -> dict of LoRALinear by their names in the model; empty if it has
+    none."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
 
 
 def merge(model):
-    """Add the adapters to the weights, in place: as fast as a plain model, and no longer trained. `unmerge` takes it back."""
+    """Add the adapters to the weights, in place: as fast as a plain model, and no longer trained.
+    `unmerge` takes it back."""
     for layer in adapters(model).values():
         if layer.base is None:
             layer.weight.data, layer.base = layer.merged_weight(), layer.weight.data
 
 
 def unmerge(model):
-    """Undo `merge`: the base's weights are again what they were, bit for bit (kept, since a subtraction would round)."""
+    """Undo `merge`: the base's weights are again what they were, bit for bit (kept, since a
+    subtraction would round)."""
     for layer in adapters(model).values():
         if layer.base is not None:
             layer.weight.data, layer.base = layer.base, None
 
 
 def merged_state(model):
-    """The state_dict of the plain model that computes what this one does; the model itself stays as it is."""
+    """The state_dict of the plain model that computes what this one does; the model itself stays as
+    it is."""
     state = {
         name: weight
         for name, weight in model.state_dict().items()
@@ -188,7 +198,8 @@ def save_adapter(model, folder):
 
 
 def read_adapter_config(folder):
-    """adapter_config.json -> dict of what is used of it: base, rank, alpha, pooling (None if it says nothing).
+    """adapter_config.json -> dict of what is used of it: base, rank, alpha, pooling (None if it
+    says nothing).
 
     Raises CheckpointError, naming the file, if it is damaged or not of plain LoRA.
     """
@@ -226,10 +237,12 @@ def read_adapter_config(folder):
 
 
 def apply_adapter(folder, weights):
-    """Add the adapter in a folder to its base's weights: dict of tensors by our names, matrices (out, in) -> such a dict.
+    """Add the adapter in a folder to its base's weights: dict of tensors by our names, matrices
+    (out, in) -> such a dict.
 
     The adapter's head, if it has one, becomes "score.weight".
-    Raises CheckpointError that names the folder and lists what is damaged, missing, unknown or of another shape.
+    Raises CheckpointError that names the folder and lists what is damaged, missing, unknown or of
+    another shape.
     """
     config, weights, found, wrong = read_adapter_config(folder), dict(weights), {}, []
     for name, tensor in read_safetensors(folder / WEIGHTS).items():

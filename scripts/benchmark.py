@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from gptft.config import GPT2Config, TrainOptions, add_options, from_args, option
 from gptft.errors import Parser, UserError, command
-from gptft.files import write_text
+from gptft.errors import write_text
 from scripts.speed import flops_per_token, n_weights, race, roofline, take_turns, whole_command
 
 if (
@@ -44,7 +44,7 @@ if (
     from gptft import GPT2, GPT2Classifier, IMDbDataset, Tokenizer, load_model, save_model
     from gptft.classifier import classification_loss
     from gptft.data.batching import ClassifierBatch, LMBatch, TrainBatches, classifier_batch
-    from gptft.data.imdb import load_reviews
+    from gptft.data.classification import load_reviews
     from gptft.data.tokens import TokenStore, cache_stem
     from gptft.generate import generate
     from gptft.hardware import choose_hardware
@@ -52,7 +52,7 @@ if (
     from gptft.lora import add_adapters
     from gptft.memory import keep_freed_memory
     from gptft.optim import build_optimizer
-    from gptft.run import Run
+    from gptft.training.run_folder import Run
     from gptft.trainer import fit
 
 PARTS = ("roofline", "train-step", "epoch", "generate", "load", "tokenize", "baseline")

@@ -62,12 +62,12 @@ def main(argv):
     import numpy as np
 
     from gptft.baseline.training import train_baseline
-    from gptft.data.imdb import load_reviews
-    from gptft.files import write_atomic
-    from gptft.memory import keep_freed_memory, peak_memory
-    from gptft.metrics import example_rows, prediction_rows
+    from gptft.data.classification import load_reviews
+    from gptft.errors import write_atomic
+    
+    from gptft.evaluation.metrics import example_rows, prediction_rows
     from gptft.page import write_page
-    from gptft.run import open_run
+    from gptft.training.run_folder import open_run
     from gptft.tables import classification_table
 
     keep_freed_memory()

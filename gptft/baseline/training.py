@@ -17,7 +17,7 @@ import numpy as np
 from gptft.baseline.bag_of_words import BagOfNgrams
 from gptft.baseline.logistic_regression import Fit, LogisticRegression, choose_C
 from gptft.baseline.words import number_words
-from gptft.metrics import classification_metrics
+from gptft.evaluation.metrics import classification_metrics
 
 FIRST_C = {"unigram": 0.01, "nbsvm": 10.0}  # where the search for C begins
 SEARCH_TOLERANCE = 1e-2  # of the fits that are only compared; the best is then finished

@@ -9,10 +9,12 @@ Hugging Face has three dropout rates: `attn_pdrop` is our attention_dropout, `re
 Source: transformers' `configuration_gpt2.py`.
 """
 
-import json
 from typing import NamedTuple
 
-from gptft.config import POOLINGS, GPT2Config
+from gptft.config import GPT2Config
+from gptft.errors import read_json
+
+POOLINGS = ("last",)
 from gptft.errors import CheckpointError
 
 END_OF_TEXT = 50256  # in GPT-2's vocabulary
@@ -125,21 +127,6 @@ def huggingface_config(shape, pooling=None, class_names=None, template=None, spe
     if template or special_tokens:
         config["gptft"] = {"template": template, "special_tokens": list(special_tokens)}
     return config
-
-
-def read_json(path):
-    """A JSON object -> dict. Raises CheckpointError, naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} can't be read, {path} ({error.strerror}); check the folder"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not JSON, {path} ({error}); fetch or save it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"not a JSON object, {path}; fetch or save it again")
-    return content
 
 
 def _shape(path, found, keys):

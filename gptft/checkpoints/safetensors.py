@@ -19,8 +19,7 @@ import math
 import torch
 
 from gptft.checkpoints.tf_bundle import map_file
-from gptft.errors import CheckpointError
-from gptft.files import write_atomic
+from gptft.errors import CheckpointError, write_atomic
 
 # In the reference's order, by which its writer sorts: the widest type first, so that every tensor is aligned.
 DTYPES = {

@@ -1,14 +1,12 @@
 """A suite of small tasks whose answers a program can check, and the checkers.
 
-Each task of assets/tasks.jsonl is an instruction, the checks that a right response passes, and four ready responses, the
-right one first and three plausible wrong ones of similar length. So a model is measured twice: by what it writes, and by
-which of the four it finds most probable (a forced choice; guessing gives 25 %). The second moves long before a small
-model writes right answers.
+Each task of assets/tasks.jsonl is an instruction and the checks that a right response passes.
 
-A check reads the response as a person in a hurry would: it looks for the answer, not for the exact sentence. What it
-can't see is whether the rest makes sense.
+A check reads the response as a person in a hurry would: it looks for the answer, not for the exact
+sentence. What it can't see is whether the rest makes sense.
 
-Written for this project. The idea of instructions that a program can verify is that of Zhou et al. 2023, "IFEval".
+Written for this project. The idea of instructions that a program can verify is that of Zhou et al.
+2023, "IFEval".
 """
 
 import json
@@ -16,22 +14,21 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from gptft.metrics import wilson_interval
+from gptft.evaluation.metrics import wilson_interval
 
-TASKS = Path(__file__).parent / "assets" / "tasks.jsonl"
+TASKS = Path(__file__).parents[1] / "assets" / "tasks.jsonl"
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s+(.*)")  # a line of a numbered or bulleted list
 
 
 class Task(NamedTuple):
-    """`checks` are dicts of `kind`, a name of CHECKS, and its arguments; `choices` four responses, the right one first."""
+    """`checks` are dicts of `kind`, a name of CHECKS, and the arguments of that check."""
 
     id: int
     category: str
     instruction: str
     input: str
     checks: list[dict]
-    choices: list[str]
 
 
 def load_tasks():
@@ -40,7 +37,8 @@ def load_tasks():
 
 
 def passes(task, response):
-    """Whether a response (str) passes all checks of a task. One that repeats the instruction never does."""
+    """Whether a response (str) passes all checks of a task. One that repeats the instruction never
+    does."""
     text = response.strip()
     if not text or task.instruction.lower() in text.lower():
         return False
@@ -51,7 +49,8 @@ def passes(task, response):
 
 
 def task_results(tasks, passed):
-    """One bool a task -> dict of n, passed, rate and its 95 % interval ci, over all and by category."""
+    """One bool a task -> dict of n, passed, rate and its 95 % interval ci, over all and by
+    category."""
     names = dict.fromkeys(task.category for task in tasks)
     groups = {
         name: [ok for task, ok in zip(tasks, passed) if task.category == name] for name in names
@@ -68,7 +67,8 @@ def _rate(passed):
 
 
 def mentions(text, phrases):
-    """The phrases of a list that occur in a text, in the order of their mentions: whole words, in any case."""
+    """The phrases of a list that occur in a text, in the order of their mentions: whole words, in
+    any case."""
     found = []
     for phrase in phrases:
         # Letters and digits must end where the phrase ends; punctuation stands anywhere.
@@ -101,7 +101,8 @@ def number(text, value):
 
 
 def items(text, n, separator="line"):
-    """Exactly n different items, told apart by `separator`: "line" (only the marked ones, if any is numbered or bulleted) or a str."""
+    """Exactly n different items, told apart by `separator`: "line" (only the marked ones, if any is
+    numbered or bulleted) or a str."""
     if separator == "line":
         lines = [line for line in text.splitlines() if line.strip()]
         marked = [match[1] for match in map(ITEM.fullmatch, lines) if match]
@@ -123,7 +124,8 @@ def words(text, low=1, high=10**6):
 
 
 def sentences(text, n):
-    """Exactly n sentences: the text ends in a full stop, question or exclamation mark, and n - 1 stand before a space."""
+    """Exactly n sentences: the text ends in a full stop, question or exclamation mark, and n - 1
+    stand before a space."""
     return text[-1] in ".?!" and len(re.findall(r"[.?!]+(?:\s|$)", text)) == n
 
 
@@ -143,7 +145,8 @@ def without_letter(text, letter):
 
 
 def is_json(text, value):
-    """The whole text is JSON and equals `value`; strings in any case, numbers also between quotes."""
+    """The whole text is JSON and equals `value`; strings in any case, numbers also between
+    quotes."""
     try:
         return _plain(json.loads(text)) == _plain(value)
     except (ValueError, RecursionError):

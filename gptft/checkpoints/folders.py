@@ -26,12 +26,11 @@ from gptft.checkpoints.safetensors import read_safetensors, write_safetensors
 from gptft.checkpoints.tf_bundle import read_tf_checkpoint
 from gptft.classifier import GPT2Classifier
 from gptft.config import ALIASES
-from gptft.errors import CheckpointError
-from gptft.files import write_atomic, write_text
+from gptft.data.tokenizer import VOCAB_BPE, byte_alphabet, read_merges
+from gptft.errors import CheckpointError, write_atomic, write_text
 from gptft.lora import CONFIG as ADAPTER
 from gptft.lora import adapters, apply_adapter, merged_state, read_adapter_config, save_adapter
 from gptft.model import GPT2
-from gptft.tokenizer import VOCAB_BPE, byte_alphabet, read_merges
 
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
@@ -67,7 +66,7 @@ def load_model(path, dtype=None, device="cpu", dropout=None):
             model.template, model.special_tokens = saved.template, list(saved.special_tokens)
         else:
             try:
-                model = GPT2Classifier(config, score.shape[0], saved.pooling, saved.class_names)
+                model = GPT2Classifier(config, score.shape[0], saved.class_names)
             except ValueError as error:  # one class, or another number of names than of classes
                 raise CheckpointError(
                     f"{error}, {folder / 'config.json'}; save the model again"
@@ -104,7 +103,7 @@ def save_model(model, folder):
             model.class_names or [f"LABEL_{i}" for i in range(model.n_classes)],
             [],
         )
-        config = gpt2_config.huggingface_config(model.config, model.pooling, names)
+        config = gpt2_config.huggingface_config(model.config, "last", names)
         weights = merged_state(model.transformer) | {"score.weight": model.score.weight}
     else:
         special_tokens = model.special_tokens

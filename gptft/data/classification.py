@@ -1,0 +1,149 @@
+"""Labelled texts: film reviews, or any other classes of text.
+
+`load_reviews` turns a source (see sources.py) into reviews with integer labels. `IMDbDataset` turns
+reviews into token ids and labels. A review longer than `max_length` is cut when it is accessed;
+where it is cut matters, because reviewers tend to give their verdict at the end.
+
+Source: Maas et al. 2011 (the data); Sun et al. 2019, "How to Fine-Tune BERT for Text
+Classification?", section 5.3.1 (truncation: head and tail together did best on IMDb).
+
+Next on the evening's path: data/batches.py.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gptft.data.records import Record, ids_of, label_field, read_records, text_field
+from gptft.data.sources import SAMPLES, load_splits
+from gptft.errors import DataError
+
+SENTIMENTS = ["neg", "pos"]  # the bundled reviews' labels 0 and 1
+TRUNCATE = ("head", "tail", "head+tail")
+
+
+class Review(NamedTuple):
+    """A text and its class, an index into the list of classes."""
+
+    id: int | str
+    label: int
+    text: str
+
+
+class ReviewSet(NamedTuple):
+    """The reviews of a source: lists by split (train, val, test), and `implied` of the sample."""
+
+    name: str
+    classes: list[str]
+    splits: dict[str, list[Review]]
+    notes: list[str]
+
+
+def load_reviews(source="sample", seed=0):
+    """Read labelled texts -> ReviewSet.
+
+    Args:
+        source: what `--data` names: "sample", a folder, or a .jsonl, .csv or .json file. Records
+            have `text` and `label` (an integer or a name), and may have `id`. A folder's
+            classes.json may name the classes, as a list for the labels 0, 1, ...
+        seed: int, of the split, if the source has none.
+
+    Raises DataError for a bad record, a single class, a label in val or test that train has not, or
+    an id that occurs twice in a split.
+    """
+    found = load_splits(source, "reviews.jsonl", seed, text_field, label_field)
+    records = dict(found.splits)
+    if source == "sample":
+        records["implied"] = read_records(SAMPLES / "reviews_implied.jsonl")
+    labels = _labels_of(records["train"])
+    classes = SENTIMENTS if source == "sample" else _class_names(Path(source), labels)
+    index = {label: i for i, label in enumerate(labels)}
+    splits = {split: _reviews(rows, index) for split, rows in records.items()}
+    return ReviewSet(found.name, list(classes), splits, found.notes)
+
+
+def _labels_of(records):
+    """The different labels of the training records: integers in order, names in alphabetical
+    order."""
+    labels = sorted({label_field(record) for record in records})
+    if len(labels) < 2:
+        what = f"all training records have the label '{labels[0]}'"
+        raise DataError(f"{what}, {records[0].path}; a classifier needs two classes or more")
+    try:
+        return sorted(labels, key=int)
+    except ValueError:
+        return labels
+
+
+def _class_names(source, labels):
+    """The names in a folder's classes.json, or else the labels themselves."""
+    path = source / "classes.json"
+    if not path.is_file():
+        return labels
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"bad JSON ({error}), {path}; repair or remove it") from error
+    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not strings or len(set(names)) < len(names):
+        raise DataError(f"not a list of different names, {path}; repair or remove it")
+    if labels != [str(i) for i in range(len(names))]:
+        what = f"{len(names)} names, but the labels are {', '.join(labels[:10])}"
+        raise DataError(f"{what}, {path}; repair or remove it")
+    return names
+
+
+def _reviews(records: list[Record], index):
+    """Check one split's records -> list[Review]."""
+    reviews = []
+    for record, id in zip(records, ids_of(records)):
+        label = label_field(record)
+        if label not in index:
+            what = f"label '{label}' does not occur in the training data"
+            raise DataError(f"{what}, {record.place}; labels there: {', '.join(list(index)[:10])}")
+        reviews.append(Review(id, index[label], text_field(record)))
+    return reviews
+
+
+class IMDbDataset:
+    """Reviews as token ids: `dataset[i]` is (token_ids, label), a (n,) uint16 array and an int.
+
+    Args:
+        reviews: list[Review].
+        tokenizer: Tokenizer.
+        max_length: most tokens of a review, at least 1; None for no limit.
+        truncate: what is kept of a longer review. "head": its first max_length tokens; "tail": its
+            last; "head+tail": the first quarter and the last three quarters of max_length.
+
+    Attributes:
+        labels: (N,) int64. lengths: (N,) int64, tokens of each review after truncation.
+    """
+
+    def __init__(self, reviews, tokenizer, max_length=None, truncate="head+tail"):
+        if truncate not in TRUNCATE:
+            raise ValueError(f"truncate must be one of {', '.join(TRUNCATE)}, not {truncate!r}")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {max_length}")
+        self.reviews = reviews
+        self.max_length = max_length
+        self.truncate = truncate
+        self.token_ids = tokenizer.encode_batch([review.text for review in reviews])
+        self.labels = np.array([review.label for review in reviews], dtype=np.int64)
+        lengths = np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
+        self.lengths = np.minimum(lengths, max_length) if max_length else lengths
+
+    def __len__(self):
+        return len(self.reviews)
+
+    def __getitem__(self, i):
+        token_ids = self.token_ids[i]
+        label = int(self.labels[i])
+        limit = self.max_length or len(token_ids)
+        if len(token_ids) <= limit:
+            return token_ids, label
+        n_head = {"head": limit, "tail": 0, "head+tail": limit // 4}[self.truncate]
+        n_tail = limit - n_head
+        head, tail = token_ids[:n_head], token_ids[len(token_ids) - n_tail :]
+        return np.concatenate([head, tail]), label

@@ -1,0 +1,193 @@
+"""How well a language model follows instructions, as far as a program can tell.
+
+Four questions: how likely are held-out responses (loss); how close are its own responses to them
+(ROUGE-L); do they end, keep the format and avoid loops; and how many checkable tasks does it solve
+(tasks.py). Responses are greedy and in float32, so that they don't depend on the batch.
+
+Words are lower-cased runs of [a-z0-9], without stemming. Ratios are sums over all responses,
+divided once.
+
+Not here: a judge. No program can tell whether a response is true, or good.
+Source: Lin 2004 (ROUGE-L; F with equal weights, as in Google's rouge_score); Li et al. 2016
+(distinct-n); Welleck et al. 2020 (repeated n-grams); Hyyrö 2004 (the bit-parallel LCS).
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from gptft import distributed
+from gptft.data.batches import EVAL_BATCH
+from gptft.data.instructions import TEMPLATES
+from gptft.evaluation.language_model import instruction_loss
+from gptft.evaluation.metrics import wilson_interval
+from gptft.evaluation.tasks import load_tasks, passes, task_results
+from gptft.generation.decoding import generate
+
+RESPONSE_TOKENS = 200  # longest response to a test prompt
+TASK_TOKENS = 64  # longest response to a task
+LOOP = 12  # a response that ends in three or more copies of a piece, this many tokens long, loops
+
+
+class Response(NamedTuple):
+    """A model's answer: its ids without end-of-text, their text, and whether it ended by itself."""
+
+    ids: list[int]
+    text: str
+    ended: bool
+
+
+def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_size=EVAL_BATCH):
+    """Everything that is reported of a model -> ({split: metrics} and "tasks", prediction rows).
+
+    Args:
+        model: GPT2 with a template.
+        datasets: InstructionDatasets by split, with loss="response".
+        device: Device, for the loss.
+        n_prompts: how many test prompts are answered, evenly spaced; 0 leaves out the tasks, too.
+        batch_size: most rows of a batch.
+    """
+    template = TEMPLATES[model.template]
+    results = {
+        split: instruction_loss(model, dataset, device, batch_size)
+        for split, dataset in datasets.items()
+    }
+    if not n_prompts:
+        return results, []
+
+    test = datasets["test"].examples
+    chosen = np.linspace(0, len(test) - 1, min(len(test), n_prompts)).astype(int)
+    examples = [test[i] for i in chosen]
+    responses = respond(model, examples, tokenizer, RESPONSE_TOKENS, batch_size)
+    references = [example.output for example in examples]
+    results["test"] |= text_metrics(responses, references, template.markers)
+    predictions = []
+    for example, response in zip(examples, responses):
+        prompt = template.text(example.instruction, example.input)
+        row = {"id": example.id, "prompt": prompt}
+        predictions.append(row | {"response": response.text, "ended": response.ended})
+
+    tasks = load_tasks()
+    answers = respond(model, tasks, tokenizer, TASK_TOKENS, batch_size)
+    passed = [passes(task, answer.text) for task, answer in zip(tasks, answers)]
+    results["tasks"] = task_results(tasks, passed)
+    return results, predictions
+
+
+def respond(model, examples, tokenizer, max_new_tokens, batch_size):
+    """Greedy answers to examples or tasks (with instruction and input) -> list[Response].
+
+    A prompt that leaves less room in the context gets a shorter answer. Several processes share the
+    work, and each returns all answers.
+    """
+    template = TEMPLATES[model.template]
+    n_positions = model.config.n_positions
+    prompts = [template.encode(tokenizer, e.instruction, e.input) for e in examples]
+    by_limit = {}
+    for i in range(distributed.rank(), len(prompts), distributed.world_size()):
+        limit = min(n_positions - len(prompts[i]), max_new_tokens)
+        by_limit.setdefault(limit, []).append(i)
+    found = []
+    for limit, rows in by_limit.items():
+        if limit > 0:
+            batch = [prompts[i] for i in rows]
+            options = dict(temperature=0, eos_id=tokenizer.eot, batch_size=batch_size)
+            found += zip(rows, generate(model, batch, limit, **options))
+        else:
+            found += [(i, []) for i in rows]
+    responses = []
+    for _, ids in sorted(distributed.gather(found)):
+        ended = ids[-1:] == [tokenizer.eot]
+        ids = ids[:-1] if ended else ids
+        responses.append(Response(ids, tokenizer.decode(ids), ended))
+    return responses
+
+
+# ---------------------------------------------------------------- metrics of texts
+
+
+def text_metrics(responses, references, markers):
+    """Generated responses beside the wanted texts -> dict of n_generated, rates and scores.
+
+    Args:
+        responses: list[Response], at least one. references: list[str] of as many.
+        markers: the template's. Rates come with their 95 % interval.
+    """
+    texts = [words(response.text) for response in responses]
+    n = len(responses)
+    n_ended = sum(response.ended for response in responses)
+    n_clean = sum(keeps_format(response, markers) for response in responses)
+    scores = [rouge_l(response.text, wanted) for response, wanted in zip(responses, references)]
+    four_grams = [ngrams(text, 4) for text in texts]
+    n_repeated = sum(len(grams) - len(set(grams)) for grams in four_grams)
+    return {
+        "n_generated": n,
+        "end_of_text": n_ended / n,
+        "end_of_text_ci": list(wilson_interval(n_ended, n)),
+        "format": n_clean / n,
+        "format_ci": list(wilson_interval(n_clean, n)),
+        "rouge_l": sum(scores) / n,
+        "distinct_1": distinct(texts, 1),
+        "distinct_2": distinct(texts, 2),
+        "repeated_4grams": n_repeated / max(sum(map(len, four_grams)), 1),
+        "words": sum(map(len, texts)) / n,
+    }
+
+
+def words(text):
+    """str -> list of its words."""
+    return re.findall("[a-z0-9]+", text.lower())
+
+
+def ngrams(entries, n):
+    """The runs of n neighbours of a list, as tuples: [a, b, c] -> [(a, b), (b, c)] for n = 2."""
+    return list(zip(*(entries[i:] for i in range(n))))
+
+
+def distinct(texts, n):
+    """Different n-grams as a share of all n-grams of the texts, lists of words; 0 if there are
+    none."""
+    grams = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def rouge_l(text, reference):
+    """ROUGE-L of two texts, from 0 to 1: the F-measure of their longest common subsequence."""
+    a, b = words(text), words(reference)
+    common = lcs_length(a, b)
+    return 2 * common / (len(a) + len(b)) if common else 0.0
+
+
+def lcs_length(a, b):
+    """Length of the longest common subsequence of two lists.
+
+    The usual table has a row for each entry of b. Here a row is one long integer, with a bit for
+    each entry of a; a 0 marks where the length grows. So a row costs one addition.
+    """
+    where = {}
+    for i, entry in enumerate(a):
+        where[entry] = where.get(entry, 0) | 1 << i
+    all_ones = (1 << len(a)) - 1
+    row = all_ones
+    for entry in b:
+        matches = row & where.get(entry, 0)
+        row = ((row + matches) | (row - matches)) & all_ones
+    return (all_ones ^ row).bit_count()
+
+
+def keeps_format(response, markers):
+    """Whether a Response has text, none of the template's markers, and no loop at its end."""
+    if not response.text.strip() or any(marker in response.text for marker in markers):
+        return False
+    return response.ended or not ends_in_loop(response.ids)
+
+
+def ends_in_loop(ids):
+    """Whether a list ends in three copies of a piece or more, LOOP entries long together or
+    more."""
+    for period in range(1, len(ids) // 3 + 1):
+        tail = ids[-max(3 * period, LOOP) :]
+        if len(tail) >= LOOP and tail[period:] == tail[:-period]:
+            return True
+    return False
