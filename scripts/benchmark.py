@@ -1,472 +1,341 @@
-"""Measure speed: of this machine, of gptft, and of its peers on the same weights, batches and settings.
+"""Measure the speed of gptft beside its peers, on the same weights, batches and settings.
 
-roofline    a matrix product and reading memory: what nothing on this device can exceed (always measured)
-train-step  one optimizer step, as a classifier and as a language model: forward, backward, clipping, AdamW
-epoch       training a classifier on reviews of --data, with the lengths they have
+train-step  one optimizer step, as a classifier and as a language model
 generate    greedy text from random prompts, one alone and 16 at once
-load        a model's folder, and the prepared data
-tokenize    all texts of --data, to token ids on disk
+tokenize    all texts of --data to token ids
 baseline    scripts/train_logreg.py from start to end
 
-Peers take part where they are installed: transformers, scikit-learn, tiktoken alone, nanoGPT with --nanogpt. Each
-contender has a process of its own, so no memory or setting of one touches another, and they take turns: what else the
-machine does, it does to all. The first turn is a warm-up. Shown are the median time, the shortest and the longest, the
-time as a multiple of ours, the most memory the process held, and rates. Utilisation is of the roofline, or of the nominal
-rate of a GPU listed here: training costs 6 N + 12 L C T flops a token, with N weights, the positions left out, and for a
-classifier the head, which it lacks; a step of generation reads these weights once.
+The peers are transformers, scikit-learn, tiktoken and nanoGPT (--nanogpt), where installed.
+Every contender has a process of its own, and they take turns, so that anything else that runs on
+the machine slows all of them. The first turn is a warm-up. Shown are the median, shortest and
+longest time, the time as a multiple of ours, peak memory, and the rate.
+
+Training costs 6 N + 12 L C T flops a token, with N weights that a token meets: all but the position
+embeddings, and for a classifier without the head (Chowdhery et al. 2022, PaLM, appendix B).
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
-import json
+import multiprocessing
 import os
+import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gptft.config import GPT2Config, TrainOptions, add_options, from_args, option
-from gptft.errors import Parser, UserError, command
-from gptft.errors import write_text
-from scripts.speed import flops_per_token, n_weights, race, roofline, take_turns, whole_command
+import torch
 
-if (
-    __name__ != "__main__"
-):  # a contender's process; the one that parses and prints needs none of these
-    import numpy as np
-    import torch
+from gptft.checkpoints.folders import save_model
+from gptft.classifier import GPT2Classifier
+from gptft.config import DEVICES, PRECISIONS, SHAPES, GPT2Config, TrainOptions, add_flag, option
+from gptft.data.classification import load_reviews
+from gptft.data.tokenizer import Tokenizer
+from gptft.errors import Parser, command
+from gptft.generation.decoding import generate
+from gptft.lora import add_adapters
+from gptft.model import GPT2
+from gptft.speed import keep_freed_memory
+from gptft.training.devices import choose_device
+from gptft.training.optimizer import build_optimizer
+from gptft.training.progress import peak_memory
 
-    from gptft import GPT2, GPT2Classifier, IMDbDataset, Tokenizer, load_model, save_model
-    from gptft.classifier import classification_loss
-    from gptft.data.batching import ClassifierBatch, LMBatch, TrainBatches, classifier_batch
-    from gptft.data.classification import load_reviews
-    from gptft.data.tokens import TokenStore, cache_stem
-    from gptft.generate import generate
-    from gptft.hardware import choose_hardware
-    from gptft.language import language_loss
-    from gptft.lora import add_adapters
-    from gptft.memory import keep_freed_memory
-    from gptft.optim import build_optimizer
-    from gptft.training.run_folder import Run
-    from gptft.trainer import fit
-
-PARTS = ("roofline", "train-step", "epoch", "generate", "load", "tokenize", "baseline")
-PEERS = ("transformers", "accelerate", "sklearn")
-NOMINAL = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-}  # flop/s of dense bf16 products, by a part of the GPU's name
+PROMPT = 64  # tokens of a prompt in generate
 SCIKIT_LEARN = """
 import json, sys
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-read = lambda split: zip(*[(r["text"], r["label"]) for r in map(json.loads, open(f"{sys.argv[1]}/{split}.jsonl", encoding="utf-8"))])
+def read(split):
+    rows = [json.loads(line) for line in open(f"{sys.argv[1]}/{split}.jsonl", encoding="utf-8")]
+    return [row["text"] for row in rows], [row["label"] for row in rows]
 (texts, labels), (others, expected), bag = read("train"), read("test"), CountVectorizer()
-print(LogisticRegression().fit(bag.fit_transform(texts), labels).score(bag.transform(others), expected))
+model = LogisticRegression(max_iter=1000).fit(bag.fit_transform(texts), labels)
+print(model.score(bag.transform(others), expected))
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured, and how often."""
-
-    model: str = option("124M", "shape, with random weights: 124M, 355M, 774M, 1558M or mini")
-    n_layer: int = option(None, "another number of blocks", int, 1)
-    n_head: int = option(None, "another number of attention heads", int, 1)
-    n_embd: int = option(None, "another width", int, 1)
+    model: str = option("124M", "shape, with random weights", choices=tuple(SHAPES))
     task: str = option("both", "of train-step", choices=("classifier", "lm", "both"))
-    batch_size: int = option(
-        None, "rows; default: 4 in train-step, 8 in epoch, 1 and then 16 in generate", int, 1
-    )
-    length: int = option(
-        None, "tokens; default: 256 a row in train-step, at most 512 a review in epoch", int, 2
-    )
-    prompt_tokens: int = option(64, "tokens of a prompt in generate", low=1)
-    new_tokens: int = option(256, "tokens written after it", low=1)
-    rows: int = option(2000, "reviews in epoch", low=1)
+    batch_size: int = option(None, "rows (default: 4; in generate 1, then 16)", int, 1)
+    length: int = option(256, "tokens of a row in train-step", low=2)
+    new_tokens: int = option(256, "tokens generated after it", low=1)
     repeat: int = option(5, "turns that count", low=1)
-    data: str = option(
-        "data/imdb", "what epoch, load, tokenize and baseline read, as in the training scripts"
-    )
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    precision: str = option(
-        "auto", "of products; of weights in generate", choices=("auto", "fp32", "bf16", "fp16")
-    )
-    compile: str = option("auto", "torch.compile, in training", choices=("auto", "on", "off"))
-    train: str = option(
-        "full",
-        "weights that train-step trains; with lora no peer takes part",
-        choices=("full", "lora"),
-    )
-    checkpoint_activations: bool = option(
-        False, "in train-step: recompute blocks in the backward pass, without peers"
-    )
-    nanogpt: str = option(None, "a folder with nanoGPT's model.py", str)
-    no_peers: bool = option(False, "measure gptft alone")
-    json: str = option(None, "also write the figures to this file", str)
+    data: str = option("data/imdb", "a prepared folder, for tokenize and baseline")
+    device: str = option("auto", "where to compute", choices=DEVICES)
+    precision: str = option("auto", "of products; in generate of weights", choices=PRECISIONS)
+    compile: str = option("auto", "torch.compile, in train-step", choices=("auto", "on", "off"))
+    train: str = option("full", "weights that train-step trains", choices=("full", "lora"))
+    checkpoint_activations: bool = option(False, "recompute blocks in the backward pass")
+    nanogpt: str = option(None, "folder with nanoGPT's model.py", str)
 
     def config(self):
-        """The GPT2Config, without dropout. Raises UserError for an impossible shape."""
-        shape = {
-            name: getattr(self, name)
-            for name in ("n_layer", "n_head", "n_embd")
-            if getattr(self, name)
-        }
-        try:
-            return dataclasses.replace(GPT2Config.named(self.model), **shape, dropout=0.0)
-        except ValueError as error:
-            raise UserError(f"{error}; change --model, --n-head or --n-embd") from error
+        """The GPT2Config, without dropout."""
+        return dataclasses.replace(GPT2Config.named(self.model), dropout=0.0)
+
+    def choose_device(self):
+        """The Device; a benchmark has steps enough to compile for."""
+        return choose_device(self.device, self.precision, self.compile, n_steps=1000)
 
 
-# ---------------------------------------------------------------- contenders: build(options, ...) -> what is timed
+# ---------------------------------------------------------------- contenders
+# Each function builds one in its own process and returns what a turn calls.
 
 
-def hardware_of(options):
-    return choose_hardware(options.device, options.precision, options.compile)
-
-
-def ours(options, task="lm"):
-    """The weights that all contenders share, drawn with a fixed seed -> GPT2 or GPT2Classifier."""
+def our_model(options, task):
+    """The weights that all contenders share."""
     torch.manual_seed(0)
-    return (
-        GPT2(options.config())
-        if task == "lm"
-        else GPT2Classifier(options.config(), class_names=["neg", "pos"])
-    )
+    return GPT2Classifier(options.config()) if task == "classifier" else GPT2(options.config())
 
 
-def theirs(options, task="lm", **settings):
-    """The same weights as transformers' model, and its tokenizer."""
-    transformers = importlib.import_module("transformers")
+def transformers_model(options, task):
+    """The same weights in transformers."""
+    import transformers
+
     transformers.logging.set_verbosity_error()
-    cls = (
-        transformers.GPT2LMHeadModel if task == "lm" else transformers.GPT2ForSequenceClassification
-    )
+    model_class = transformers.GPT2LMHeadModel
+    if task == "classifier":
+        model_class = transformers.GPT2ForSequenceClassification
     with tempfile.TemporaryDirectory() as folder:
-        save_model(ours(options, task), folder)
-        model = cls.from_pretrained(
-            folder, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **settings
-        )
-        return model, transformers.AutoTokenizer.from_pretrained(folder)
+        save_model(our_model(options, task), folder)
+        no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        return model_class.from_pretrained(folder, **no_dropout)
 
 
-def nanogpt(options):
-    """The same weights as nanoGPT's model, from the folder --nanogpt."""
-    spec = importlib.util.spec_from_file_location(
-        "nanogpt_model", Path(options.nanogpt, "model.py")
-    )
-    module, config = importlib.util.module_from_spec(spec), options.config()
-    spec.loader.exec_module(module)
-    shape = {
-        name: getattr(config, name)
-        for name in ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")
-    }
-    model = module.GPT(module.GPTConfig(block_size=config.n_positions, bias=True, **shape))
-    weights = {f"transformer.{name}": weight for name, weight in ours(options).state_dict().items()}
+def nanogpt_model(options):
+    """The same weights in nanoGPT."""
+    spec = importlib.util.spec_from_file_location("nanogpt", Path(options.nanogpt, "model.py"))
+    nanogpt = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nanogpt)
+    config = options.config()
+    names = ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")
+    shape = {name: getattr(config, name) for name in names}
+    model = nanogpt.GPT(nanogpt.GPTConfig(block_size=config.n_positions, bias=True, **shape))
+    weights = our_model(options, "lm").state_dict()
+    weights = {f"transformer.{name}": weight for name, weight in weights.items()}
     model.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]})
     return model
 
 
 def random_ids(options, B, T):
-    return torch.randint(
-        options.config().vocab_size, (B, T), generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(options.config().vocab_size, (B, T), generator=generator)
 
 
 def train_step(options, who, task, B, T):
-    hardware, ids, rows = hardware_of(options), random_ids(options, B, T), torch.arange(B)
-    on_device = ids.to(hardware.device)
-    labels = on_device if task == "lm" else rows.to(hardware.device) % 2
+    device = options.choose_device()
+    ids = random_ids(options, B, T).to(device.name)
+    labels = torch.arange(B, device=device.name) % 2
     if who == "gptft":
-        model = ours(options, task)
+        model = our_model(options, task)
         getattr(model, "transformer", model).checkpoint_activations = options.checkpoint_activations
         if options.train == "lora":
             add_adapters(model)
-        if hardware.type == "cpu":
+        if device.name == "cpu":
             keep_freed_memory()
-        learned = (rows[:, None] * T + torch.arange(T - 1)).flatten()
-        batch, loss_of = LMBatch(ids, ids, learned, rows, len(learned), B * T), language_loss
+        next_ids = ids.roll(-1, dims=1)
+        next_ids[:, -1] = -100
+        inputs, targets = (ids,), next_ids
         if task == "classifier":
-            batch, loss_of = (
-                ClassifierBatch(ids, torch.full((B,), T), rows % 2, rows, B, B * T),
-                classification_loss,
-            )
-        batch = hardware.put(batch)
-        loss = lambda module: loss_of(module, batch) / batch.n  # noqa: E731
+            inputs, targets = (ids, torch.full_like(labels, T)), labels
+
+        def loss_of(module):
+            return module(*inputs, targets=targets) / (targets != -100).sum()
+
     elif who == "nanoGPT":
-        model = nanogpt(options)
-        loss = lambda module: module(on_device, on_device.roll(-1, 1))[1]  # noqa: E731
-    else:  # gelu_new is the same function, in eight kernels
-        model, _ = theirs(
-            options, task, activation_function="gelu_pytorch_tanh" if "best" in who else "gelu_new"
-        )
-        inputs = dict(input_ids=on_device, attention_mask=torch.ones_like(on_device), labels=labels)
-        loss = lambda module: module(**inputs).loss  # noqa: E731
-    model.to(hardware.device).train()
-    optimizer = build_optimizer(
-        model, TrainOptions(learning_rate=1e-5, weight_decay=0.1), hardware.type
-    )
-    compiled = (
-        hardware.compile and who != "transformers" or who == "nanoGPT"
-    )  # which compiles by default
-    module, scaler = (
-        torch.compile(model, dynamic=who == "gptft" or None) if compiled else model,
-        hardware.scaler(),
-    )
+        model = nanogpt_model(options)
+
+        def loss_of(module):
+            return module(ids, ids.roll(-1, dims=1))[1]
+
+    else:
+        model = transformers_model(options, task)
+        inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+        def loss_of(module):
+            return module(**inputs, labels=ids if task == "lm" else labels).loss
+
+    model.to(device.name).train()
+    optimizer = build_optimizer(model, TrainOptions(learning_rate=1e-5, weight_decay=0.1))
+    # nanoGPT compiles by default, also on a CPU.
+    compiled = who == "nanoGPT" or (device.compile and who == "gptft")
+    module = torch.compile(model) if compiled else model
 
     def step():
-        with hardware.autocast():
-            value = loss(module)
-        scaler.scale(value).backward()
-        scaler.unscale_(optimizer)
+        with device.autocast():
+            loss = loss_of(module)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def epoch(options, who, B, length):
-    """-> seconds by the trainer's own clock, which leaves out saving; real tokens, and the flops they cost."""
-    hardware, rows = hardware_of(options), load_reviews(options.data).splits["train"]
-    picked = np.random.default_rng(0).permutation(len(rows))[: options.rows]
-    dataset = IMDbDataset([rows[i] for i in picked], Tokenizer(), length)
-    tokens, recipe = dataset.lengths, dict(learning_rate=1e-5, weight_decay=0.01)
-    flops = (tokens * flops_per_token(options.config(), tokens, head=False)).sum()
+def greedy_text(options, who, B):
+    device = options.choose_device()
+    ids = random_ids(options, B, PROMPT)
     if who == "gptft":
-        training = TrainOptions(epochs=1, batch_size=B, dropout=0.0, max_length=length, **recipe)
-        batches, model = (
-            TrainBatches(dataset, classifier_batch, Tokenizer().eot, training),
-            ours(options, "classifier"),
-        )
+        model = our_model(options, "lm").to(device.name, device.dtype)
+        return lambda: generate(model, ids.tolist(), options.new_tokens, temperature=0)
+    model = transformers_model(options, "lm").to(device.name, device.dtype).eval()
+    model.generation_config.eos_token_id = None  # random weights should not end early
+    ids = ids.to(device.name)
+    settings = dict(max_new_tokens=options.new_tokens, do_sample=False, pad_token_id=0)
+    return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
 
-        def train(folder):
-            run = Run(folder)
-            run.save_state = lambda state: None
-            return fit(
-                model.to(hardware.device),
-                batches,
-                classification_loss,
-                lambda model: {"loss": 0.0},
-                lambda metrics: (0,),
-                training,
-                hardware,
-                run,
-            ).seconds
-    else:
-        transformers, (model, tokenizer) = (
-            importlib.import_module("transformers"),
-            theirs(options, "classifier"),
-        )
-        examples = [{"input_ids": ids.tolist(), "labels": label} for ids, label in dataset]
-        recipe |= {"train_sampling_strategy": "group_by_length"} if "best" in who else {}
 
-        def train(folder):
-            arguments = transformers.TrainingArguments(
-                folder,
-                per_device_train_batch_size=B,
-                num_train_epochs=1,
-                use_cpu=hardware.type == "cpu",
-                report_to=[],
-                bf16=hardware.precision == "bf16",
-                fp16=hardware.precision == "fp16",
-                torch_compile=hardware.compile,
-                save_strategy="no",
-                disable_tqdm=True,
-                **recipe,
-            )
-            collate = transformers.DataCollatorWithPadding(
-                tokenizer
-            )  # to the longest row of the batch
-            trainer = transformers.Trainer(
-                model, arguments, train_dataset=examples, data_collator=collate
-            )
-            return trainer.train().metrics["train_runtime"]
+def tokenize(options, who):
+    tokenizer = Tokenizer()
+    reviews = load_reviews(options.data)
+    texts = [review.text for rows in reviews.splits.values() for review in rows]
+    if who == "gptft":
+        return lambda: tokenizer.encode_batch(texts)
+    n_threads = os.cpu_count() or 1
+    return lambda: tokenizer._encoding.encode_ordinary_batch(texts, num_threads=n_threads)
+
+
+def whole_command(*words):
+    """A Python command from start to end; "OUT" is a folder that is thrown away."""
 
     def run():
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            return train(folder), int(tokens.sum()), int(flops)
+        with tempfile.TemporaryDirectory() as folder:
+            out = str(Path(folder, "run"))
+            command = [sys.executable, *(out if word == "OUT" else word for word in words)]
+            subprocess.run(command, check=True, capture_output=True)
 
     return run
 
 
-def text(options, who, B):
-    """Only the time is compared here; tests/test_generate.py compares the ids."""
-    hardware, ids = hardware_of(options), random_ids(options, B, options.prompt_tokens)
-    model = (
-        (ours(options) if who == "gptft" else theirs(options)[0])
-        .to(hardware.device, hardware.dtype)
-        .eval()
-    )
-    if who == "gptft":
-        return lambda: generate(model, ids.tolist(), options.new_tokens, temperature=0)
-    model.generation_config.eos_token_id = None  # random weights should not end early
-    ids = ids.to(hardware.device)
-    return lambda: model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=options.new_tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
+# ---------------------------------------------------------------- turns
 
 
-def loading(options, who, folder):
-    """A model's folder, or, if that is None, the prepared data."""
-    tokenizer = Tokenizer()
+def timed(run):
+    """Call run() -> (seconds, the most memory so far in bytes: of the GPU, or of this process)."""
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return seconds, peak_memory("cuda" if torch.cuda.is_available() else "cpu") or 0
 
-    def data():
-        for split, rows in load_reviews(options.data).splits.items():
-            IMDbDataset(rows, tokenizer, cache=cache_stem(options.data, split))
 
-    if who == "saving":
-        return lambda: save_model(ours(options), folder)
-    if who == "gptft":
-        return (lambda: load_model(folder)) if folder else data
-    if who == "transformers":
-        cls = importlib.import_module("transformers").GPT2LMHeadModel
-        return lambda: cls.from_pretrained(folder)
-    if who == "json alone":
-        return lambda: [
-            [json.loads(line) for line in open(file, encoding="utf-8")]
-            for file in files_of(options)
+def serve(pipe, build, arguments):
+    """The life of a contender's process: build it, then take a turn whenever asked."""
+    run = build(*arguments)
+    while pipe.recv():
+        pipe.send(timed(run))
+
+
+def race(title, contenders, options, amount=0, unit="", flops=0):
+    """Let contenders take turns, and print a line for each.
+
+    contenders: dict, name -> (function that builds it, *arguments); ours comes first. amount, in
+    units, and flops are what a turn does.
+    """
+    print(f"\n{title}", flush=True)
+    context = multiprocessing.get_context("spawn")
+    pipes, turns = {}, {name: [] for name in contenders}
+    for name, (build, *arguments) in contenders.items():
+        pipes[name], end = context.Pipe()
+        context.Process(target=serve, args=(end, build, arguments), daemon=True).start()
+        end.close()  # so that a process that dies is noticed
+    for _ in range(1 + options.repeat):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            turns[name].append(pipe.recv())
+    ours = None
+    for name, results in turns.items():
+        pipes[name].send(False)
+        seconds = [result[0] for result in results[1:]]
+        median = statistics.median(seconds)
+        ours = ours or median
+        parts = [
+            f"  {name:14} {median:8.4g} s",
+            f"{min(seconds):.4g}..{max(seconds):.4g}",
+            f"{median / ours:.2f} x",
+            f"{results[-1][1] / 1e9:.2f} GB",
         ]
-    return lambda: np.fromfile(Path(folder, "model.safetensors"), np.uint8)
+        if amount:
+            parts.append(f"{amount / median:,.4g} {unit}")
+        if flops:
+            parts.append(f"{flops / median / 1e12:.4g} TFLOP/s")
+        print("  ".join(parts), flush=True)
 
 
-def tokenizing(options, who):
-    tokenizer = Tokenizer()
-    texts = [review.text for rows in load_reviews(options.data).splits.values() for review in rows]
-
-    def to_disk():
-        with tempfile.TemporaryDirectory() as folder:
-            TokenStore.build(texts, tokenizer, Path(folder, "all"))
-
-    alone = tokenizer._encoding.encode_ordinary_batch  # tiktoken's own
-    return to_disk if who == "gptft" else lambda: alone(texts, num_threads=os.cpu_count() or 1)
-
-
-def rates(options):
-    """-> the device's name, its roofline, the precision and why it was chosen."""
-    hardware = hardware_of(options)
-    cuda = hardware.type == "cuda"
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    limits = roofline(hardware.device, hardware.dtype, *((8192, 2**33) if cuda else (2048, 2**29)))
-    return lambda: (name, *limits, hardware.precision, hardware.why)
+def race_train_step(options, device):
+    B, T = options.batch_size or 4, options.length
+    plain = options.train == "full" and not options.checkpoint_activations
+    config = options.config()
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    for task in ("classifier", "lm") if options.task == "both" else (options.task,):
+        names = ["gptft"]
+        if plain and importlib.util.find_spec("transformers"):
+            names.append("transformers")
+        if plain and options.nanogpt and task == "lm":
+            names.append("nanoGPT")
+        n_weights = L * (12 * C * C + 13 * C) + 2 * C
+        n_weights += V * C if task == "lm" else 0
+        flops = B * T * (6 * n_weights + 12 * L * C * T)
+        contenders = {name: (train_step, options, name, task, B, T) for name in names}
+        title = f"train-step, {task}, {options.model}, {device.precision}, {B} x {T}"
+        race(title, contenders, options, B * T, "tokens/s", flops)
 
 
-def files_of(options):
-    return [Path(options.data, f"{split}.jsonl") for split in ("train", "val", "test")]
+def race_generate(options, device):
+    names = ["gptft"]
+    if importlib.util.find_spec("transformers"):
+        names.append("transformers")
+    for B in [options.batch_size] if options.batch_size else [1, 16]:
+        contenders = {name: (greedy_text, options, name, B) for name in names}
+        shape = f"{B} x ({PROMPT} + {options.new_tokens})"
+        title = f"generate, {options.model}, {device.precision}, {shape}"
+        race(title, contenders, options, B * options.new_tokens, "tokens/s")
 
 
-def races(part, options, flops, memory, precision):
-    """The races of a part: title, contenders with ours first, work of a turn by unit, and what the machine allows of the
-    first unit. flops, memory: the roofline, in flop/s and bytes/s."""
-    config, shape = options.config(), f"{options.model}, {precision}"
-    plain = options.train == "full" and not options.checkpoint_activations  # what peers do, too
-    has = [
-        peer for peer in PEERS if not options.no_peers and plain and importlib.util.find_spec(peer)
-    ]
-    peers = [peer for peer in has if peer == "transformers"]
-    if part == "train-step":
-        B, T = options.batch_size or 4, options.length or 256
-        for task in ("classifier", "lm") if options.task == "both" else (options.task,):
-            names = ["gptft", *peers, *(f"{peer}, best" for peer in peers)]
-            names += ["nanoGPT"] if options.nanogpt and task == "lm" and plain else []
-            contenders = {name: (train_step, options, name, task, B, T) for name in names}
-            limit = flops / flops_per_token(config, T, task == "lm") if plain else None
-            yield f"train-step, {task}, {shape}, {B} x {T}", contenders, {"tokens/s": B * T}, limit
-    elif part == "epoch":
-        B, length = options.batch_size or 8, options.length or 512
-        names = (
-            ["gptft", "Trainer", "Trainer, best"] if "accelerate" in has and peers else ["gptft"]
-        )
-        contenders = {name: (epoch, options, name, B, length) for name in names}
-        yield (
-            f"epoch, {options.rows} reviews, {shape}, batch {B}",
-            contenders,
-            {"reviews/s": options.rows},
-            flops,
-        )
-    elif part == "generate":
-        for B in [options.batch_size] if options.batch_size else [1, 16]:
-            title = f"generate, {shape}, {B} x ({options.prompt_tokens} + {options.new_tokens})"
-            limit = B * memory / (n_weights(config) * (4 if precision == "fp32" else 2))
-            contenders = {name: (text, options, name, B) for name in ["gptft", *peers]}
-            yield title, contenders, {"tokens/s": B * options.new_tokens}, limit
-    elif part == "load":
-        with tempfile.TemporaryDirectory() as folder:
-            take_turns({"": (loading, options, "saving", folder)}, 1)
-            contenders = {
-                name: (loading, options, name, folder)
-                for name in ["gptft", "plain reading", *peers]
-            }
-            size = Path(folder, "model.safetensors").stat().st_size
-            yield f"load, {options.model}", contenders, {"GB/s": size / 1e9}, None
-        size = sum(file.stat().st_size for file in files_of(options))
-        contenders = {name: (loading, options, name, None) for name in ("gptft", "json alone")}
-        yield f"load, {options.data}", contenders, {"GB/s": size / 1e9}, None
-    elif part == "tokenize":
-        contenders = {name: (tokenizing, options, name) for name in ("gptft", "tiktoken alone")}
-        yield f"tokenize, {options.data}", contenders, {}, None
-    elif part == "baseline":
-        words = (
-            str(ROOT / "scripts" / "train_logreg.py"),
-            "--data",
-            options.data,
-            "--out",
-            "OUT",
-            "--features",
-        )
-        contenders = {
-            f"gptft, {features}": (whole_command, *words, features)
-            for features in ("unigram", "nbsvm")
-        }
-        if "sklearn" in has:
-            contenders["scikit-learn"] = (whole_command, "-c", SCIKIT_LEARN, options.data)
-        yield f"baseline, {options.data}", contenders, {}, None
+def race_tokenize(options, device):
+    contenders = {name: (tokenize, options, name) for name in ("gptft", "tiktoken")}
+    race(f"tokenize, {options.data}", contenders, options)
+
+
+def race_baseline(options, device):
+    script = str(ROOT / "scripts" / "train_logreg.py")
+    contenders = {}
+    for features in ("unigram", "nbsvm"):
+        words = ["--data", options.data, "--out", "OUT", "--features", features]
+        contenders[f"gptft, {features}"] = (whole_command, script, *words)
+    if importlib.util.find_spec("sklearn"):
+        contenders["scikit-learn"] = (whole_command, "-c", SCIKIT_LEARN, options.data)
+    race(f"baseline, {options.data}", contenders, options)
+
+
+RACES = {
+    "train-step": race_train_step,
+    "generate": race_generate,
+    "tokenize": race_tokenize,
+    "baseline": race_baseline,
+}
 
 
 @command
 def main(argv):
     parser = Parser(prog="scripts/benchmark.py", description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
-    add_options(parser, Options)
-    args = parser.parse_args(argv)
-    options = from_args(Options, args)
-    options.config()  # an impossible shape is said at once
-    ((name, product, memory, precision, why), _, _) = take_turns({"": (rates, options)}, 1)[""][0]
-    flops = next((rate for part, rate in NOMINAL.items() if part in name), product)
-    print(
-        f"{name}; computing on {why}\nroofline: products {product / 1e9:,.1f} GFLOP/s (the limit is taken as "
-        f"{flops / 1e9:,.1f}), reading {memory / 1e9:,.1f} GB/s",
-        flush=True,
-    )
-    rows = []
-    for part in args.parts:
-        for arguments in races(part, options, flops, memory, precision):
-            rows += [
-                {"part": part} | row
-                for row in race(*arguments, options.repeat, warm_up=part != "epoch")
-            ]
-    if options.json:
-        machine = {
-            "device": name,
-            "computing": why,
-            "flops_per_second": product,
-            "bytes_per_second": memory,
-        }
-        machine["versions"] = {
-            d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
-        }
-        write_text(options.json, json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    parser.add_argument("parts", nargs="+", choices=RACES, metavar="PART", help=", ".join(RACES))
+    for f in dataclasses.fields(Options):
+        add_flag(parser, f)
+    values = vars(parser.parse_args(argv))
+    parts = values.pop("parts")
+    options = Options(**values)
+    device = options.choose_device()
+    print(device.reason)
+    for part in parts:
+        RACES[part](options, device)
 
 
 if __name__ == "__main__":
