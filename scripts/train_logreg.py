@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.errors import Parser, UserError, command, is_first
+from gptft.errors import Parser, UserError, command, is_first_process
 
 REAL_RUN = """nothing named: the bundled reviews. The real run:
   python -m data_prep.imdb
@@ -55,7 +55,7 @@ def parse(argv):
 @command
 def main(argv):
     args = parse(argv)
-    if not is_first():  # under torchrun, too, one process does it all
+    if not is_first_process():  # under torchrun, too, one process does it all
         return
     begun = time.perf_counter()
 
@@ -64,11 +64,12 @@ def main(argv):
     from gptft.baseline.training import train_baseline
     from gptft.data.classification import load_reviews
     from gptft.errors import write_atomic
-    
-    from gptft.evaluation.metrics import example_rows, prediction_rows
-    from gptft.page import write_page
+    from gptft.evaluation.classification import example_rows, prediction_rows
+    from gptft.report.page import write_page
+    from gptft.report.tables import results_text
+    from gptft.speed import keep_freed_memory
+    from gptft.training.progress import peak_memory
     from gptft.training.run_folder import open_run
-    from gptft.tables import classification_table
 
     keep_freed_memory()
     reading = time.perf_counter()
@@ -111,24 +112,23 @@ def main(argv):
         | {"writing": round(time.perf_counter() - writing, 2)}
     )
     total, memory = time.perf_counter() - begun, peak_memory()
-    run.write_results(
-        {
-            "task": "classification",
-            "model": args.features,
-            "data": reviews.name,
-            "classes": reviews.classes,
-            "device": "cpu",
-            "precision": "fp64",
-            "seconds": round(total, 2),
-            "phase_seconds": seconds,
-            "tokens_per_second": round(baseline.n_words / total),
-            "peak_memory_bytes": memory,
-            "C": baseline.fit.C,
-            "converged": baseline.fit.converged,
-            "strongest": strongest,
-            **baseline.tables,
-        }
-    )
+    results = {
+        "task": "classification",
+        "model": args.features,
+        "data": reviews.name,
+        "classes": reviews.classes,
+        "device": "cpu",
+        "precision": "fp64",
+        "seconds": round(total, 2),
+        "phase_seconds": seconds,
+        "tokens_per_second": round(baseline.n_words / total),
+        "peak_memory_bytes": memory,
+        "C": baseline.fit.C,
+        "converged": baseline.fit.converged,
+        "strongest": strongest,
+        **baseline.tables,
+    }
+    run.write_results(results)
     write_page(run.folder)
 
     print(
@@ -136,7 +136,7 @@ def main(argv):
         + (" (test_refit: on train and val)" if nbsvm else "")
     )
     print(
-        classification_table(baseline.tables, reviews.classes),
+        results_text(results),
         "\n\nwhat speaks most for each class:",
         sep="",
     )
