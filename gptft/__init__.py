@@ -20,6 +20,7 @@ _HOMES = {
     "load_model": "checkpoints.folders",
     "save_model": "checkpoints.folders",
     "IMDbDataset": "data.classification",
+    "Example": "data.instructions",
     "InstructionDataset": "data.instructions",
 }
 
