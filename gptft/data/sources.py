@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from gptft.data.records import field, read_records
+from gptft.data.records import SUFFIXES, field, read_records
 from gptft.errors import DataError
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
@@ -31,8 +31,8 @@ def load_splits(data, sample, seed, text, label=None):
     """Read what `--data` names -> Source, always with train, val and test.
 
     Args:
-        data: "sample"; a folder with train.jsonl, .csv or .json (and perhaps val and test); or a
-            file, whose records may have a field `split`.
+        data: "sample"; a folder with train.jsonl, or another format that `read_records` reads (and
+            perhaps val and test); or a file, whose records may have a field `split`.
         sample: the file in assets/samples that "sample" means.
         seed: int, of a split that is made here.
         text: Record -> str, the text that must not occur on both sides of a split.
@@ -118,8 +118,8 @@ def _read_folder(folder):
     label."""
     found = {}
     for split in SPLITS:
-        files = [folder / f"{split}{suffix}" for suffix in (".jsonl", ".csv", ".json")]
-        files = [file for file in files if file.exists()]
+        names = [split + suffix + packed for suffix in SUFFIXES for packed in ("", ".gz")]
+        files = [folder / name for name in names if (folder / name).exists()]
         if len(files) > 1:
             raise DataError(f"both {files[0].name} and {files[1].name}, {folder}; keep one")
         if files:
