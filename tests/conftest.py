@@ -13,7 +13,7 @@ SHARED = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from gptft.tokenizer import Tokenizer
+    from gptft.data.tokenizer import Tokenizer
 
     return Tokenizer()
 
