@@ -211,9 +211,10 @@ class KVCache:
         earlier position.
         """
         n_slots = self.kv.shape[4]
-        start, self.length = self.length, self.length + T
-        if self.length > n_slots:
-            raise ValueError(f"{self.length} tokens are more than the cache's {n_slots} slots")
+        start, end = self.length, self.length + T
+        if end > n_slots:
+            raise ValueError(f"{end} tokens are more than the cache's {n_slots} slots")
+        self.length = end
         slots = torch.arange(self.length, device=self.kv.device)
         new = slots[start:]
         if self.padding is None:
