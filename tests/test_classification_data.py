@@ -1,0 +1,122 @@
+"""Labelled texts as reviews, and reviews as token ids."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gptft.data.classification import IMDbDataset, Review, load_reviews
+from gptft.errors import DataError
+
+
+def folder(path, train, val, test):
+    for name, rows in (("train", train), ("val", val), ("test", test)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    return path
+
+
+def rows(*labels, **more):
+    return [{"text": f"text {i}", "label": label, **more} for i, label in enumerate(labels)]
+
+
+# ---------------------------------------------------------------- load_reviews
+
+
+def test_the_bundled_sample():
+    """The counts that the samples' README states. The reviews of implied opinions are apart."""
+    reviews = load_reviews()
+    assert reviews.classes == ["neg", "pos"] and reviews.name == "sample"
+    n_pos = {split: sum(review.label for review in of) for split, of in reviews.splits.items()}
+    assert n_pos == {"train": 240, "val": 60, "test": 100, "implied": 320}
+    assert {split: len(of) - n_pos[split] for split, of in reviews.splits.items()} == n_pos
+    first = reviews.splits["train"][0]
+    assert "Predictable from start to finish" in first.text and first.label == 0
+
+
+@pytest.mark.parametrize(
+    "labels, classes, indices",
+    [
+        ([10, 2, -1, 2], ["-1", "2", "10"], [2, 1, 0, 1]),
+        (["sad", "glad", "10"], ["10", "glad", "sad"], [2, 1, 0]),
+    ],
+)
+def test_the_order_of_classes(tmp_path, labels, classes, indices):
+    """Integers are in numerical order: as strings, 10 would come before 2."""
+    held_out = rows(*labels[:2])
+    reviews = load_reviews(folder(tmp_path, rows(*labels), held_out, held_out))
+    assert reviews.classes == classes
+    assert [review.label for review in reviews.splits["train"]] == indices
+
+
+def test_ids(tmp_path):
+    """Predictions of two runs are compared by id: the record's own, or else its line."""
+    train = [{"id": "a", "text": "x", "label": 0}, {"id": 7, "text": "y", "label": 1}]
+    reviews = load_reviews(folder(tmp_path, train, rows(0, 1), rows(1)))
+    assert reviews.splits["train"] == [Review("a", 0, "x"), Review(7, 1, "y")]
+    assert [review.id for review in reviews.splits["val"]] == [1, 2]
+
+
+def test_classes_json_names_the_classes(tmp_path):
+    """Names that don't fit the labels are an error, not a guess."""
+    folder(tmp_path, rows(0, 1), rows(0), rows(1))
+    file = tmp_path / "classes.json"
+    file.write_text('["down", "up"]', encoding="utf-8")
+    assert load_reviews(tmp_path).classes == ["down", "up"]
+    for content in ('["down"', '{"0": "down"}', '["a", "a"]', '["a", "b", "c"]', "[0, 1]"):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match="classes.json; repair or remove it"):
+            load_reviews(tmp_path)
+
+
+BAD = [  # train, val, message
+    (rows(0, 0), rows(0), "all training records have the label '0', .*train.jsonl; .* two classes"),
+    (rows(0, 1), rows(0, 2), "label '2' does not occur in .*val.jsonl, line 2.*: 0, 1"),
+    (rows(0, 1), [{"label": 1}], "no field 'text', .*val.jsonl, line 1"),
+    (rows(0, 1, id=3), rows(0), "id 3 occurs twice, .*line 2 and .*line 1"),
+    (rows(0, 1, id=1.5), rows(0), "id is neither .*train.jsonl, line 1"),
+]
+
+
+@pytest.mark.parametrize("train, val, message", BAD)
+def test_bad_reviews(tmp_path, train, val, message):
+    with pytest.raises(DataError, match=message):
+        load_reviews(folder(tmp_path, train, val, rows(0)))
+
+
+# ---------------------------------------------------------------- IMDbDataset
+
+TEXTS = ["one two three four five six seven eight nine ten", "short", "one two three four five"]
+REVIEWS = [Review(i, i % 2, text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize(
+    "truncate, kept",
+    [
+        ("head", "one two three four five six seven eight"),
+        ("tail", " three four five six seven eight nine ten"),
+        ("head+tail", "one two five six seven eight nine ten"),  # 2 and 6 of 8
+    ],
+)
+def test_truncation(tokenizer, truncate, kept):
+    """Each of these words is one token."""
+    dataset = IMDbDataset(REVIEWS, tokenizer, max_length=8, truncate=truncate)
+    assert [tokenizer.decode(list(ids)) for ids, _ in dataset] == [kept, *TEXTS[1:]]
+    assert [label for _, label in dataset] == dataset.labels.tolist() == [0, 1, 0]
+    assert dataset[0][0].dtype == np.uint16 and dataset.labels.dtype == np.int64
+    for max_length in range(1, 12):  # ids[-0:] would be everything
+        dataset = IMDbDataset(REVIEWS, tokenizer, max_length, truncate)
+        expected = [min(n, max_length) for n in (10, 1, 5)]
+        assert [len(ids) for ids, _ in dataset] == dataset.lengths.tolist() == expected
+
+
+def test_no_limit(tokenizer):
+    dataset = IMDbDataset(REVIEWS, tokenizer)
+    assert [tokenizer.decode(list(ids)) for ids, _ in dataset] == TEXTS
+    assert len(dataset) == 3
+
+
+@pytest.mark.parametrize("arguments", [{"truncate": "middle"}, {"max_length": 0}])
+def test_bad_arguments(tokenizer, arguments):
+    with pytest.raises(ValueError, match="must be"):
+        IMDbDataset(REVIEWS, tokenizer, **arguments)

@@ -1,0 +1,225 @@
+"""Instructions as examples, prompts and labels."""
+
+import json
+
+import pytest
+
+from gptft.data.batches import language_model_batch
+from gptft.data.instructions import TEMPLATES, Example, InstructionDataset, load_instructions
+from gptft.data.tokenizer import Tokenizer
+from gptft.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(TEMPLATES["special"].special_tokens)
+
+
+def learned_text(dataset, i, tokenizer):
+    _, labels = dataset[i]
+    return tokenizer.decode(labels[labels != -100].tolist())
+
+
+# ---------------------------------------------------------------- prompts
+
+ALPACA = "Below is an instruction that describes a task"
+REQUEST = "Write a response that appropriately completes the request."
+PROMPTS = {  # of "Add." with the input "1, 2", and of "Say hi."
+    "alpaca": (
+        f"{ALPACA}, paired with an input that provides further context. {REQUEST}\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Response:",
+        f"{ALPACA}. {REQUEST}\n\n### Instruction:\nSay hi.\n\n### Response:",
+    ),
+    "short": (
+        "### User\nAdd.\n\n1, 2\n\n### Assistant\n",
+        "### User\nSay hi.\n\n### Assistant\n",
+    ),
+    "special": ("<|user|>Add.\n\n1, 2<|end|><|assistant|>", "<|user|>Say hi.<|end|><|assistant|>"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_prompts(name, tokenizer):
+    """Exact to the character. Neither braces nor the names of special tokens mean anything in an
+    instruction."""
+    template = TEMPLATES[name]
+    assert (template.text("Add.", "1, 2"), template.text("Say hi.")) == PROMPTS[name]
+    nasty = "{input} <|user|> <|endoftext|> %s"
+    ids = template.encode(tokenizer, nasty, "é 🙂 {}")
+    assert tokenizer.decode(ids) == template.text(nasty, "é 🙂 {}")
+    special = [id for id in ids if id >= tokenizer.eot]
+    assert special == ([50257, 50259, 50258] if name == "special" else [])
+    assert all(marker in PROMPTS[name][0] for marker in template.markers)
+
+
+# ---------------------------------------------------------------- token ids and labels
+
+
+def test_labels_are_aligned_with_token_ids(tokenizer):
+    """Worked by hand: not shifted, the prompt is not learned, end-of-text is."""
+    prompt = [50257, *tokenizer.encode("Say hi."), 50259, 50258]
+    response = [*tokenizer.encode("Hi there."), 50256]
+    examples = [Example(0, "Say hi.", "", "Hi there.")]
+    for loss, learned in (("response", [-100] * len(prompt)), ("all", prompt)):
+        token_ids, labels = InstructionDataset(examples, tokenizer, "special", loss=loss)[0]
+        assert token_ids.tolist() == prompt + response and labels.tolist() == learned + response
+    with pytest.raises(ValueError, match="loss must be"):
+        InstructionDataset(examples, tokenizer, loss="none")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_response_and_end_of_text_are_learned(name, tokenizer):
+    """No merge crosses the border between prompt and response, and it is not off by one."""
+    outputs = ("\nnew line", " blank", ":)", "é🙂")
+    examples = load_instructions().splits["train"] + [Example(0, "x", "", o) for o in outputs]
+    dataset = InstructionDataset(examples, tokenizer, name)
+    for i, example in enumerate(examples):
+        response = example.output + "<|endoftext|>"
+        prompt = TEMPLATES[name].text(example.instruction, example.input)
+        assert learned_text(dataset, i, tokenizer) == response
+        assert tokenizer.decode(dataset[i][0].tolist()) == prompt + response
+
+
+def test_real_examples(shared, tokenizer):
+    records = json.loads((shared / "alpaca_17k.json").read_text(encoding="utf-8"))
+    examples = [Example(i, **record) for i, record in enumerate(records)]
+    dataset = InstructionDataset(examples, tokenizer)
+    assert len(dataset) == 17387 == len(examples) and dataset.note() == ""
+    for i, example in enumerate(examples):
+        assert learned_text(dataset, i, tokenizer) == example.output + "<|endoftext|>"
+
+
+def test_examples_that_are_too_long(tokenizer):
+    """A response that is cut loses end-of-text: a model should not learn to stop there. A prompt
+    that leaves no room is dropped."""
+    words = "one two three four five six seven eight nine ten".split()  # a token each
+    examples = [
+        Example(0, "Count.", "", " ".join(words)),
+        Example(2, " ".join(words * 3), "", "x"),
+        Example(1, "Count.", "", "one two"),
+    ]
+    n_prompt = len(TEMPLATES["short"].encode(tokenizer, "Count."))
+    for room in range(1, 14):
+        dataset = InstructionDataset(examples, tokenizer, "short", max_length=n_prompt + room)
+        assert [example.id for example in dataset.examples] == [0, 1] and len(dataset) == 2
+        for i, n_words in enumerate((10, 2)):
+            text = " ".join(words[:n_words][:room])
+            text += "<|endoftext|>" if n_words < room else ""
+            assert learned_text(dataset, i, tokenizer) == text
+            length = n_prompt + min(room, n_words + 1)
+            assert len(dataset[i][0]) == dataset.lengths[i] == length
+        assert (dataset.n_cut, dataset.n_dropped) == ((room < 11) + (room < 3), 1)
+    assert dataset.note() == f"dropped 1 whose prompt fills {n_prompt + 13} tokens"
+    with pytest.raises(DataError, match=f"every prompt fills the {n_prompt} tokens"):
+        InstructionDataset(examples, tokenizer, "short", max_length=n_prompt)
+
+
+def test_a_batch_of_examples(tokenizer):
+    """The logits of a position predict the next token, so targets are the labels one position to
+    the left. Padding is never a target."""
+    examples = [Example(0, "Count.", "", "one two three"), Example(1, "Say hi.", "", "Hi.")]
+    for loss in ("response", "all"):
+        dataset = InstructionDataset(examples, tokenizer, "short", loss=loss)
+        batch = language_model_batch(dataset, [1, 0])
+        [token_ids] = batch.inputs
+        assert token_ids.shape == batch.targets.shape == (2, 32)
+        for row, i in enumerate((1, 0)):
+            ids, labels = dataset[i]
+            n = len(ids)
+            assert token_ids[row, :n].tolist() == ids.tolist()
+            assert batch.targets[row].tolist() == [*labels[1:], *[-100] * (33 - n)]
+        assert batch.n == (batch.targets != -100).sum() and batch.rows.tolist() == [1, 0]
+        assert batch.n_tokens == dataset.lengths.sum()
+    assert batch.n == batch.n_tokens - 2  # nothing predicts the first token of a row
+
+
+# ---------------------------------------------------------------- load_instructions
+
+
+def load(path, rows, seed=0):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return load_instructions(path, seed)
+
+
+def test_the_bundled_sample():
+    """The counts that the samples' README states."""
+    found = load_instructions()
+    sizes = {split: len(examples) for split, examples in found.splits.items()}
+    assert sizes == {"train": 192, "val": 24, "test": 24} and found.notes == []
+    with_input = [e for examples in found.splits.values() for e in examples if e.input]
+    assert len(with_input) == 120
+    assert found.splits["train"][0].instruction.startswith("Put these events in chronological")
+
+
+def turns(*messages):
+    return {"messages": [{"role": role, "content": content} for role, content in messages]}
+
+
+SPLITS = [
+    {"instruction": "Add.", "input": "1, 2", "output": "3", "split": split}
+    for split in ("val", "test")
+]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"instruction": "Say hi.", "output": "Hi!"},
+        {"instruction": "Say hi.", "input": None, "output": " Hi!"},
+        {"prompt": "Say hi.", "completion": "Hi!"},
+        turns(("user", " Say hi. "), ("assistant", "Hi!\n")),
+    ],
+)
+def test_all_forms_give_the_same_example(tmp_path, form):
+    found = load(tmp_path / "my.jsonl", [form | {"split": "train", "id": "a"}, *SPLITS])
+    assert found.splits == {
+        "train": [Example("a", "Say hi.", "", "Hi!")],
+        "val": [Example(2, "Add.", "1, 2", "3")],
+        "test": [Example(3, "Add.", "1, 2", "3")],
+    }
+
+
+def test_equal_instructions_stay_on_one_side(tmp_path):
+    """A model that was trained on an instruction is not tested on it with another input."""
+    rows = [{"instruction": f"Task {i % 20}.", "input": str(i), "output": "x"} for i in range(200)]
+    splits = load(tmp_path / "my.jsonl", rows, seed=3).splits
+    assert [len(examples) for examples in splits.values()] == [160, 20, 20]
+    sides = [{example.instruction for example in examples} for examples in splits.values()]
+    assert sum(map(len, sides)) == 20
+
+
+def test_empty_outputs_are_left_out_with_a_note(tmp_path):
+    rows = [
+        {"instruction": f"Task {i}.", "output": "x" * (i % 5), "split": split}
+        for split in ("train", "val", "test")
+        for i in range(10)
+    ]
+    found = load(tmp_path / "my.jsonl", rows)
+    assert [len(examples) for examples in found.splits.values()] == [8, 8, 8]
+    assert "val: left out 2 records whose output is empty" in found.notes
+    with pytest.raises(DataError, match="every output of train is empty, .*my.jsonl"):
+        load(tmp_path / "my.jsonl", [row | {"output": " "} for row in rows])
+
+
+ONE_EACH = "messages must be one turn of a user and one of an assistant, .*line 2"
+BAD = [
+    ({"instruction": "a"}, "no field 'output', .*line 2"),
+    ({"output": "a"}, "no field 'instruction', .*line 2"),
+    ({"instruction": " ", "output": "a"}, "field 'instruction' is empty, .*line 2"),
+    ({"instruction": "a", "output": ["b"]}, "field 'output' is a list"),
+    ({"instruction": "a", "input": 3, "output": "b"}, "field 'input' is a number"),
+    ({"instruction": "a", "output": "\ud800"}, "lone surrogate.*'output', .*line 2"),
+    ({"prompt": "a"}, "no field 'completion', .*line 2"),
+    ({"messages": "hi"}, ONE_EACH),
+    ({"messages": ["a", "b"]}, ONE_EACH),
+    (turns(("user", "a")), ONE_EACH),
+    (turns(("system", "s"), ("user", "a"), ("assistant", "b")), ONE_EACH),
+    (turns(("user", None), ("assistant", "b")), "field 'user' is null"),
+]
+
+
+@pytest.mark.parametrize("record, message", BAD)
+def test_bad_records(tmp_path, record, message):
+    good = {"instruction": "a", "output": "b"}
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "my.jsonl", [good, record, good])
