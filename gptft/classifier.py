@@ -8,6 +8,8 @@ the texts beside it.
 Shapes: B rows, T positions, C = n_embd, K classes.
 Source: Radford et al. 2018, section 3.2; transformers' GPT2ForSequenceClassification, which
 computes the same logits from the same weights.
+
+Next on the evening's path: training/optimizer.py.
 """
 
 import torch
@@ -57,7 +59,8 @@ class GPT2Classifier(nn.Module):
         """
         hidden = self.transformer.hidden_states(token_ids)  # (B, T, C)
         rows = torch.arange(len(token_ids), device=token_ids.device)
-        logits = self.score(hidden[rows, lengths - 1])  # (B, K)
+        last = hidden[rows, lengths - 1]  # (B, C)
+        logits = self.score(last)  # (B, K)
         if targets is None:
             return logits
         # At least float32: a sum of bf16 losses would be a rough one.

@@ -9,10 +9,12 @@ The parts come in reading order: Attention, MLP, Block, GPT2, and at the end the
 that makes generation fast. Rows of a training batch are padded on the right and need no mask:
 attention is causal, so a real token never sees the padding behind it.
 
-Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = cached positions
-with the new ones.
+Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = all positions in
+a cache.
 Source: Radford et al. 2019 and OpenAI's gpt-2 `model.py` (tanh-GELU, LayerNorm eps 1e-5, initial
 weights).
+
+Next on the evening's path: classifier.py.
 """
 
 import math
@@ -26,50 +28,52 @@ from gptft.speed import Linear, attention, linear, linear_cross_entropy
 
 
 class Attention(nn.Module):
-    """Causal self-attention: each position takes a weighted mean over itself and the positions
-    before it.
-
-    For each head, y = softmax(q k^T / sqrt(D)) v, in which a query sees no later key. `attention`
-    in speed.py computes it with the kernel that is fastest on the device.
-    """
+    """Causal self-attention: a weighted mean over each position and the positions before it."""
 
     def __init__(self, config, layer):
         super().__init__()
-        self.n_head = config.n_head
+        C = config.n_embd
         self.layer = layer
+        self.n_head = config.n_head
         self.dropout = config.dropout
         if config.attention_dropout is not None:
             self.dropout = config.attention_dropout
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values at once
-        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(C, 3 * C)  # queries, keys and values in one product
+        self.c_proj = Linear(C, C)
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None, mask=None):
         """(B, T, C) -> (B, T, C). `cache` and `mask` are those of `GPT2.hidden_states`."""
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        H = self.n_head
+        qkv = self.c_attn(x).view(B, T, 3, H, C // H)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # each (B, H, S, D)
-        # This is a function, not a module, and does not know whether the model is in training mode.
+        # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
+        # softmax(q k^T / sqrt(D)) v, in which no query sees a later key. speed.py has it in the
+        # form that is fastest on the device.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them: (B, T, C) -> (B, T, 4C) -> (B, T, C)."""
+    """Two linear layers with a GELU between them, (B, T, C) -> (B, T, 4C) -> (B, T, C)."""
 
     def __init__(self, config):
         super().__init__()
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+        C = config.n_embd
+        self.c_fc = Linear(C, 4 * C)
+        self.c_proj = Linear(4 * C, C)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        x = F.gelu(self.c_fc(x), approximate="tanh")
-        return self.dropout(self.c_proj(x))
+        x = self.c_fc(x)
+        x = F.gelu(x, approximate="tanh")
+        x = self.c_proj(x)
+        return self.dropout(x)
 
 
 class Block(nn.Module):
@@ -93,8 +97,7 @@ class GPT2(nn.Module):
 
     Attributes:
         checkpoint_activations: keep only the input of each block in training, and compute the rest
-        again in the
-            backward pass. Less memory, a third slower. Default False.
+            again in the backward pass. It saves memory and costs a third of the speed.
         template: name of the prompt template that the model was tuned with, or None.
         special_tokens: names of the tokens after GPT-2's own 50,257.
     """
@@ -113,11 +116,11 @@ class GPT2(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Draw GPT-2's initial weights: normal, with a standard deviation of 0.02 (positions 0.01);
-        biases are zero.
+        """Draw GPT-2's initial weights.
 
-        Every block adds two terms to the stream. Their last layers start smaller by sqrt(2
-        n_layer), so that the variance of the stream does not grow with depth.
+        They are normal with a standard deviation of 0.02 (positions: 0.01), and biases are zero.
+        Every block adds two terms to the stream; the layers that produce them start smaller by
+        sqrt(2 n_layer), so that the variance of the stream does not grow with depth.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -134,36 +137,37 @@ class GPT2(nn.Module):
 
         Args:
             token_ids: (B, T) int64.
-            targets: (B, T) int64, the token that follows each position, or -100 where nothing is
-            learned.
+            targets: (B, T) int64, the token that follows each position; -100 is ignored.
 
         Returns:
             Without targets, logits (B, T, V). With targets, the sum of their negative
-            log-likelihoods in nats, a float32 scalar; the logits are then never held in memory all
-            at once.
+            log-likelihoods in nats, a float32 scalar, computed without holding all logits.
 
         Raises ValueError if T is larger than the model's n_positions.
         """
         hidden = self.hidden_states(token_ids)
         if targets is None:
             return self.logits(hidden)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.wte.weight, targets.flatten())
+        hidden = hidden.flatten(0, 1)  # (B * T, C)
+        return linear_cross_entropy(hidden, self.wte.weight, targets.flatten())
 
     def hidden_states(self, token_ids, cache=None):
         """The stream after the last block and the final LayerNorm: (B, T) int64 -> (B, T, C).
 
         cache: a KVCache of B rows. The tokens follow those it already holds, and are added to it.
-        Raises ValueError if the positions are more than the model or the cache has.
+        Raises ValueError if there are more positions than the model or the cache has.
         """
         T = token_ids.shape[1]
+        limit = self.config.n_positions
+        mask = None
         if cache is not None:
             positions, mask = cache.advance(T)
-        elif self.config.n_positions >= T:
-            positions, mask = torch.arange(T, device=token_ids.device), None
-        else:
-            limit = self.config.n_positions
+        elif limit < T:
             raise ValueError(f"{T} tokens are more than the model's n_positions, {limit}")
-        x = self.drop(self.wte(token_ids) + self.wpe(positions))
+        else:
+            positions = torch.arange(T, device=token_ids.device)
+        x = self.wte(token_ids) + self.wpe(positions)  # (B, T, C)
+        x = self.drop(x)
         for block in self.h:
             if self.checkpoint_activations and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
@@ -177,65 +181,68 @@ class GPT2(nn.Module):
 
 
 class KVCache:
-    """The keys and values of the tokens read so far, so that the next token costs one position of
-    work.
+    """The keys and values of the tokens read so far.
 
-    Prompts of unequal length are padded on the left. All rows then write to the same slot at every
-    step, and the padding is hidden by a mask. Use it with `GPT2.hidden_states`, in evaluation mode
-    and without gradients.
+    With them, the next token costs one position of work. Prompts of unequal length are padded on
+    the left: all rows then write to the same slot at every step, and a mask hides the padding. Use
+    a cache with `GPT2.hidden_states`, in evaluation mode and without gradients.
 
     Args:
         model: the GPT2 that it is for.
         n_rows: B.
         n_slots: S, the most tokens of a row, padding included.
-        padding: (B,) int64, the number of padding tokens at the start of each row; None if there
-        are none.
+        padding: (B,) int64, the number of padding tokens at the start of each row; None for none.
     """
 
     def __init__(self, model, n_rows, n_slots, padding=None):
-        config, weight = model.config, model.wte.weight
-        head_size = config.n_embd // config.n_head
-        shape = (config.n_layer, 2, n_rows, config.n_head, n_slots, head_size)
+        weight, config = model.wte.weight, model.config
         dtype = weight.dtype
         if weight.device.type == "cpu" and dtype == torch.bfloat16:
-            dtype = torch.float32  # a CPU attends with a single query six times as fast in float32
-        self.kv = torch.zeros(shape, dtype=dtype, device=weight.device)
+            dtype = torch.float32  # a single query attends six times as fast
+        self.kv = torch.zeros(
+            config.n_layer,
+            2,  # keys, values
+            n_rows,
+            config.n_head,
+            n_slots,
+            config.n_embd // config.n_head,
+            dtype=dtype,
+            device=weight.device,
+        )
         self.padding = padding
         self.length = 0  # slots that are filled
 
     def advance(self, T):
-        """Take T more slots -> the positions of the new tokens, (T,) or (B, T), and the mask of
-        their attention.
+        """Take T more slots -> the positions of the new tokens, and the mask of their attention.
 
-        The mask is bool, (T, S) or (B, 1, T, S), True where a query may look; None means every
-        earlier position.
+        Positions are (T,), or (B, T) with padding. The mask is bool, True where a query may look,
+        (T, S) or (B, 1, T, S); None means all earlier positions.
         """
-        n_slots = self.kv.shape[4]
         start, end = self.length, self.length + T
+        n_slots = self.kv.shape[4]
         if end > n_slots:
             raise ValueError(f"{end} tokens are more than the cache's {n_slots} slots")
         self.length = end
-        slots = torch.arange(self.length, device=self.kv.device)
-        new = slots[start:]
+        slots = torch.arange(end, device=self.kv.device)
+        query = slots[start:, None]  # (T, 1)
         if self.padding is None:
-            # A prompt in an empty cache is plain causal attention, and a single new token sees everything.
+            # Attention is causal in an empty cache, and a single new token sees everything.
             simple = start == 0 or T == 1
-            return new, None if simple else new[:, None] >= slots
-        positions = (new - self.padding[:, None]).clamp(min=0)  # (B, T)
-        query = new[:, None]  # (T, 1)
-        real = slots >= self.padding[:, None, None, None]  # (B, 1, 1, S)
-        # A padding token sees itself: a softmax over nothing would be NaN.
-        return positions, ((query >= slots) & real) | (query == slots)
+            return slots[start:], None if simple else slots <= query
+        padding = self.padding[:, None]  # (B, 1)
+        positions = (slots[start:] - padding).clamp(min=0)
+        visible = (slots <= query) & (slots >= padding[:, :, None, None])
+        # A padding token sees itself, because a softmax over nothing would be NaN.
+        return positions, visible | (slots == query)
 
     def append(self, layer, k, v):
-        """Store a layer's new keys and values, each (B, H, T, D) -> all of them, each (B, H, S,
-        D)."""
-        T = k.shape[2]
-        new = slice(self.length - T, self.length)
+        """Store a layer's new keys and values, each (B, H, T, D) -> all of them, (B, H, S, D)."""
         keys, values = self.kv[layer]
-        keys[:, :, new] = k
-        values[:, :, new] = v
-        return keys[:, :, : self.length], values[:, :, : self.length]
+        end = self.length
+        start = end - k.shape[2]
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
+        return keys[:, :, :end], values[:, :, :end]
 
     def select(self, rows):
         """Keep only the given rows, a list of int, in this order."""

@@ -44,26 +44,29 @@ class Batch(NamedTuple):
             return tensor.pin_memory().to(device, non_blocking=True)
 
         inputs = tuple(move(tensor) for tensor in self.inputs)
-        return self._replace(inputs=inputs, targets=move(self.targets))
+        targets = move(self.targets)
+        return self._replace(inputs=inputs, targets=targets)
 
 
 def bucket_length(length, limit=None):
     """The padded length of a batch whose longest row has `length` tokens, at most `limit`."""
-    padded = next((bucket for bucket in BUCKETS if bucket >= length), length)
+    fitting = [bucket for bucket in BUCKETS if bucket >= length]
+    padded = fitting[0] if fitting else length
     return min(padded, limit or padded)
 
 
 def pad(rows, length, value):
     """list of (n,) integer arrays -> (B, length) int64, filled with `value` on the right."""
-    padded = torch.full((len(rows), length), value, dtype=torch.int64)
-    for target, row in zip(padded, rows):
-        target[: len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
-    return padded
+    padded = np.full((len(rows), length), value)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def classifier_batch(dataset, rows):
     """Rows of a dataset of (token_ids, label) -> Batch."""
-    token_ids, labels = zip(*(dataset[int(row)] for row in rows))
+    examples = [dataset[int(row)] for row in rows]
+    token_ids, labels = zip(*examples)
     lengths = torch.tensor([len(ids) for ids in token_ids])
     T = bucket_length(int(lengths.max()), dataset.max_length)
     return Batch(
@@ -83,10 +86,12 @@ def language_model_batch(dataset, rows):
 
         token_ids   A  B  C        labels   -100  B  C        targets   B  C  -100
     """
-    token_ids, labels = zip(*(dataset[int(row)] for row in rows))
+    examples = [dataset[int(row)] for row in rows]
+    token_ids, labels = zip(*examples)
     lengths = [len(ids) for ids in token_ids]
     T = bucket_length(max(lengths), dataset.max_length)
-    targets = pad([ids[1:] for ids in labels], T, IGNORED)
+    shifted = [ids[1:] for ids in labels]
+    targets = pad(shifted, T, IGNORED)
     return Batch(
         inputs=(pad(token_ids, T, PADDING),),
         targets=targets,
@@ -103,13 +108,18 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
-    pools = np.split(order, range(POOL * batch_size, len(order), POOL * batch_size))
-    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
-    batches = np.split(order, range(batch_size, len(order), batch_size))
+    batches = []
+    size = POOL * batch_size
+    for start in range(0, len(order), size):
+        pool = order[start : start + size]
+        by_length = np.argsort(lengths[pool], kind="stable")
+        pool = pool[by_length]
+        batches += np.split(pool, range(batch_size, len(pool), batch_size))
     batches = [batches[i] for i in rng.permutation(len(batches))]
     if epoch == 0:
         sizes = [len(batch) * lengths[batch].max() for batch in batches]
-        batches.insert(0, batches.pop(int(np.argmax(sizes))))
+        largest = batches.pop(int(np.argmax(sizes)))
+        batches.insert(0, largest)
     return batches
 
 
@@ -136,9 +146,12 @@ class TrainBatches:
     def rows(self, epoch, i):
         """The rows of step i of an epoch, both from 0, over all processes: (n,) int64."""
         if epoch != self._epoch:
-            options = self.options
-            lengths = self.dataset.lengths
-            self._batches = epoch_batches(lengths, options.batch_size, options.seed, epoch)
+            self._batches = epoch_batches(
+                self.dataset.lengths,
+                self.options.batch_size,
+                self.options.seed,
+                epoch,
+            )
             self._epoch = epoch
         return self._batches[i]
 
@@ -150,10 +163,14 @@ class TrainBatches:
             # The process must join the all-reduce; with n = 0 it contributes no gradient.
             batch = self.collate(self.dataset, rows[:1])
             nothing = torch.full_like(batch.targets, IGNORED)
-            return [batch._replace(targets=nothing, n=0, n_tokens=0)]
+            batch = batch._replace(targets=nothing, n=0, n_tokens=0)
+            return [batch]
         size = self.options.micro_batch_size or len(own)
-        parts = [own[start : start + size] for start in range(0, len(own), size)]
-        return [self.collate(self.dataset, part) for part in parts]
+        micro_batches = []
+        for start in range(0, len(own), size):
+            part = own[start : start + size]
+            micro_batches.append(self.collate(self.dataset, part))
+        return micro_batches
 
 
 def eval_batches(dataset, collate, batch_size=EVAL_BATCH, rows=None):
@@ -163,7 +180,10 @@ def eval_batches(dataset, collate, batch_size=EVAL_BATCH, rows=None):
     """
     if rows is None:
         rows = np.arange(len(dataset))
-    rows = rows[np.argsort(-dataset.lengths[rows], kind="stable")]
-    rows = rows[distributed.rank() :: distributed.world_size()]
-    for start in range(0, len(rows), batch_size):
-        yield collate(dataset, rows[start : start + batch_size])
+    lengths = dataset.lengths[rows]
+    longest_first = np.argsort(-lengths, kind="stable")
+    rows = rows[longest_first]
+    own = rows[distributed.rank() :: distributed.world_size()]
+    for start in range(0, len(own), batch_size):
+        part = own[start : start + batch_size]
+        yield collate(dataset, part)

@@ -65,9 +65,12 @@ def join_documents(token_ids, eot):
 
 def sample_documents(token_ids, n_tokens):
     """The rows, evenly spaced, of documents that have about n_tokens together -> list[int]."""
+    n_all = len(token_ids)
     total = sum(len(ids) + 1 for ids in token_ids)
-    n = max(1, min(len(token_ids), int(len(token_ids) * n_tokens / total)))
-    return np.linspace(0, len(token_ids) - 1, n).astype(int).tolist()
+    n = int(n_all * n_tokens / total)
+    n = max(1, min(n_all, n))
+    rows = np.linspace(0, n_all - 1, n)
+    return rows.astype(int).tolist()
 
 
 class Windows:
@@ -94,19 +97,28 @@ class Windows:
         return len(self.lengths)
 
     def __getitem__(self, k):
+        n = len(self.stream)
         place = k * self.length + np.arange(self.length + 1)
-        token_ids = self.stream[(self.start + place) % len(self.stream)].astype(np.int64)
-        targets = np.where(place[:-1] < len(self.stream), token_ids[1:], IGNORED)
+        place_in_stream = (self.start + place) % n
+        token_ids = self.stream[place_in_stream].astype(np.int64)
+        is_new = place[:-1] < n
+        targets = np.where(is_new, token_ids[1:], IGNORED)
         return token_ids[:-1], targets
 
 
 def window_batch(windows, rows):
     """Windows of the given numbers -> Batch."""
-    token_ids, targets = zip(*(windows[int(row)] for row in rows))
+    examples = [windows[int(row)] for row in rows]
+    token_ids, targets = zip(*examples)
     token_ids = torch.from_numpy(np.stack(token_ids))  # (B, T)
     targets = torch.from_numpy(np.stack(targets))  # (B, T)
-    n = int((targets != IGNORED).sum())
-    return Batch((token_ids,), targets, torch.as_tensor(rows), n, token_ids.numel())
+    return Batch(
+        inputs=(token_ids,),
+        targets=targets,
+        rows=torch.as_tensor(rows),
+        n=int((targets != IGNORED).sum()),
+        n_tokens=token_ids.numel(),
+    )
 
 
 class WindowBatches(TrainBatches):
@@ -117,6 +129,7 @@ class WindowBatches(TrainBatches):
 
     def step(self, epoch, i):
         """As `TrainBatches.step`."""
+        windows = self.dataset
         rng = np.random.default_rng((self.options.seed, epoch, 1))
-        self.dataset.start = int(rng.integers(len(self.dataset.stream)))
+        windows.start = int(rng.integers(len(windows.stream)))
         return super().step(epoch, i)

@@ -6,6 +6,7 @@ stratified by label, and independent of the order of the file. Equal texts alway
 side, so that no model is tested on a text it was trained on.
 """
 
+import itertools
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -98,11 +99,15 @@ def split_seeded(texts, fractions, seed, labels=None):
             position = (before + len(rows) / 2) / size
             merged.append((position, label, digest, rows))
             before += len(rows)
-    room = {name: max(1, round(share * len(texts))) for name, share in fractions.items()}
     parts = {name: [] for name in ["train", *fractions]}
     for *_, rows in sorted(merged):
-        fits = (name for name in fractions if len(parts[name]) + len(rows) <= room[name])
-        parts[next(fits, "train")] += rows
+        part = "train"
+        for name, share in fractions.items():
+            room = max(1, round(share * len(texts)))
+            if len(parts[name]) + len(rows) <= room:
+                part = name
+                break
+        parts[part] += rows
     return {name: sorted(rows) for name, rows in parts.items()}
 
 
@@ -148,9 +153,11 @@ def _by_split_field(records):
 
 def _shared_texts(splits, text):
     """A note for each pair of splits that share texts."""
-    texts = {split: {text(record) for record in records} for split, records in splits.items()}
+    texts = {}
+    for split, records in splits.items():
+        texts[split] = {text(record) for record in records}
     notes = []
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+    for one, other in itertools.combinations(SPLITS, 2):
         shared = len(texts[one] & texts[other])
         if shared:
             notes.append(f"{shared} text{'s' * (shared > 1)} in both {one} and {other}")

@@ -29,10 +29,13 @@ def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
     """
     if rows is None:
         rows = np.arange(len(dataset))
-    log_probs = torch.zeros(len(dataset), model.n_classes, dtype=torch.float64)
+    shape = (len(dataset), model.n_classes)
+    log_probs = torch.zeros(shape, dtype=torch.float64)
+    batches = eval_batches(dataset, classifier_batch, batch_size, rows)
     with evaluating(model, device):
-        for batch in eval_batches(dataset, classifier_batch, batch_size, rows):
-            logits = model(*batch.to(device.name).inputs)
+        for batch in batches:
+            batch = batch.to(device.name)
+            logits = model(*batch.inputs)
             logits = logits.float().cpu().double()
             log_probs[batch.rows] = torch.log_softmax(logits, dim=-1)
     # Each row was filled by one process and is 0 in all others.
@@ -42,10 +45,16 @@ def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
 
 def prediction_rows(reviews, log_probs):
     """Reviews and their (N, K) log-probabilities -> the rows of predictions.jsonl, list of dict."""
+    probabilities = np.exp(log_probs).round(6)
     rows = []
-    for review, p in zip(reviews, np.exp(log_probs).round(6).tolist()):
-        n_words = review.text.count(" ") + 1
-        rows.append({"id": review.id, "label": review.label, "probabilities": p, "words": n_words})
+    for review, p in zip(reviews, probabilities.tolist()):
+        row = {
+            "id": review.id,
+            "label": review.label,
+            "probabilities": p,
+            "words": review.text.count(" ") + 1,
+        }
+        rows.append(row)
     return rows
 
 
@@ -56,13 +65,17 @@ def example_rows(reviews, log_probs, explain=None):
     """
     labels = np.array([review.label for review in reviews])
     predicted = log_probs.argmax(axis=1)
-    by_confidence = np.argsort(-log_probs.max(axis=1), kind="stable")
+    confidence = log_probs.max(axis=1)
+    by_confidence = np.argsort(-confidence, kind="stable")
     is_right = (predicted == labels)[by_confidence]
-    chosen = by_confidence[~is_right][:N_WRONG].tolist()
+    wrong = by_confidence[~is_right]
     right = by_confidence[is_right]
+    chosen = wrong[:N_WRONG].tolist()
     for k in range(log_probs.shape[1]):
-        chosen += right[labels[right] == k][:1].tolist()
-    rows = prediction_rows([reviews[i] for i in chosen], log_probs[chosen])
+        of_class = right[labels[right] == k]
+        chosen += of_class[:1].tolist()
+    chosen_reviews = [reviews[i] for i in chosen]
+    rows = prediction_rows(chosen_reviews, log_probs[chosen])
     for i, row in zip(chosen, rows):
         row["text"] = reviews[i].text
         row["tokens"] = explain(i) if explain else None
@@ -76,11 +89,13 @@ def explain(model, token_ids, tokenizer):
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     values = attributions(model, token_ids).tolist()
+    ids = [int(id) for id in token_ids]
     pieces, total = [], 0.0
     for i, value in enumerate(values):
         total += value
-        is_last = i == len(values) - 1
-        text = decoder.decode(tokenizer.decode_bytes([int(token_ids[i])]), is_last)
+        token = tokenizer.decode_bytes(ids[i : i + 1])
+        is_last = i == len(ids) - 1
+        text = decoder.decode(token, is_last)
         if text:
             pieces.append((text, round(total, 5)))
             total = 0.0
@@ -92,7 +107,9 @@ def attributions(model, token_ids):
 
     The score is its logit minus the mean of the others: with two classes, the log-odds.
     """
-    ids = torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(model.score.weight.device)
+    device = model.score.weight.device
+    ids = torch.tensor(np.asarray(token_ids, dtype=np.int64), device=device)
+    lengths = torch.tensor([len(ids)], device=device)
     embedded = []
 
     def keep(module, args, output):
@@ -102,10 +119,12 @@ def attributions(model, token_ids):
     hook = model.transformer.wte.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = model(ids[None], torch.tensor([len(ids)], device=ids.device))[0]  # (K,)
+            logits = model(ids[None], lengths)[0]  # (K,)
             best = logits.max()
-            others = (logits.sum() - best) / (len(logits) - 1)
-            (gradient,) = torch.autograd.grad(best - others, embedded[0])  # (1, T, C)
+            n_others = len(logits) - 1
+            score = best - (logits.sum() - best) / n_others
+            (gradient,) = torch.autograd.grad(score, embedded[0])  # (1, T, C)
     finally:
         hook.remove()
-    return (gradient * embedded[0].detach()).sum(dim=-1)[0]
+    product = gradient * embedded[0].detach()
+    return product.sum(dim=-1)[0]

@@ -57,16 +57,21 @@ def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_s
         return results, []
 
     test = datasets["test"].examples
-    chosen = np.linspace(0, len(test) - 1, min(len(test), n_prompts)).astype(int)
-    examples = [test[i] for i in chosen]
+    n_prompts = min(len(test), n_prompts)
+    chosen = np.linspace(0, len(test) - 1, n_prompts)
+    examples = [test[int(i)] for i in chosen]
     responses = respond(model, examples, tokenizer, RESPONSE_TOKENS, batch_size)
     references = [example.output for example in examples]
     results["test"] |= text_metrics(responses, references, template.markers)
     predictions = []
     for example, response in zip(examples, responses):
-        prompt = template.text(example.instruction, example.input)
-        row = {"id": example.id, "prompt": prompt}
-        predictions.append(row | {"response": response.text, "ended": response.ended})
+        row = {
+            "id": example.id,
+            "prompt": template.text(example.instruction, example.input),
+            "response": response.text,
+            "ended": response.ended,
+        }
+        predictions.append(row)
 
     tasks = load_tasks()
     answers = respond(model, tasks, tokenizer, TASK_TOKENS, batch_size)
@@ -90,12 +95,17 @@ def respond(model, examples, tokenizer, max_new_tokens, batch_size):
         by_limit.setdefault(limit, []).append(i)
     found = []
     for limit, rows in by_limit.items():
+        new_ids = [[] for _ in rows]
         if limit > 0:
-            batch = [prompts[i] for i in rows]
-            options = dict(temperature=0, eos_id=tokenizer.eot, batch_size=batch_size)
-            found += zip(rows, generate(model, batch, limit, **options))
-        else:
-            found += [(i, []) for i in rows]
+            new_ids = generate(
+                model,
+                [prompts[i] for i in rows],
+                limit,
+                temperature=0,
+                eos_id=tokenizer.eot,
+                batch_size=batch_size,
+            )
+        found += zip(rows, new_ids)
     responses = []
     for _, ids in sorted(distributed.gather(found)):
         ended = ids[-1:] == [tokenizer.eot]
@@ -120,7 +130,8 @@ def text_metrics(responses, references, markers):
     n_clean = sum(keeps_format(response, markers) for response in responses)
     scores = [rouge_l(response.text, wanted) for response, wanted in zip(responses, references)]
     four_grams = [ngrams(text, 4) for text in texts]
-    n_repeated = sum(len(grams) - len(set(grams)) for grams in four_grams)
+    n_four_grams = sum(map(len, four_grams))
+    n_different = sum(len(set(grams)) for grams in four_grams)
     return {
         "n_generated": n,
         "end_of_text": n_ended / n,
@@ -130,7 +141,7 @@ def text_metrics(responses, references, markers):
         "rouge_l": sum(scores) / n,
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
-        "repeated_4grams": n_repeated / max(sum(map(len, four_grams)), 1),
+        "repeated_4grams": (n_four_grams - n_different) / max(n_four_grams, 1),
         "words": sum(map(len, texts)) / n,
     }
 
@@ -154,9 +165,12 @@ def distinct(texts, n):
 
 def rouge_l(text, reference):
     """ROUGE-L of two texts, from 0 to 1: the F-measure of their longest common subsequence."""
-    a, b = words(text), words(reference)
+    a = words(text)
+    b = words(reference)
     common = lcs_length(a, b)
-    return 2 * common / (len(a) + len(b)) if common else 0.0
+    if not common:
+        return 0.0
+    return 2 * common / (len(a) + len(b))
 
 
 def lcs_length(a, b):
@@ -178,7 +192,9 @@ def lcs_length(a, b):
 
 def keeps_format(response, markers):
     """Whether a Response has text, none of the template's markers, and no loop at its end."""
-    if not response.text.strip() or any(marker in response.text for marker in markers):
+    if not response.text.strip():
+        return False
+    if any(marker in response.text for marker in markers):
         return False
     return response.ended or not ends_in_loop(response.ids)
 
@@ -187,7 +203,8 @@ def ends_in_loop(ids):
     """Whether a list ends in three copies of a piece or more, LOOP entries long together or
     more."""
     for period in range(1, len(ids) // 3 + 1):
-        tail = ids[-max(3 * period, LOOP) :]
+        n = max(3 * period, LOOP)
+        tail = ids[-n:]
         if len(tail) >= LOOP and tail[period:] == tail[:-period]:
             return True
     return False

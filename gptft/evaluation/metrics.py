@@ -14,7 +14,7 @@ import numpy as np
 
 Z_975 = 1.959964  # 97.5 % quantile of the normal distribution
 # The same of Student's t for 1, 2, ... degrees of freedom.
-T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160]
+T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306]
 
 
 def wilson_interval(successes, n):
@@ -25,25 +25,30 @@ def wilson_interval(successes, n):
     if n < 1:
         raise ValueError("an interval needs at least one row")
     p = successes / n
-    z2 = Z_975 * Z_975
-    centre = p + z2 / (2 * n)
-    spread = Z_975 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    scale = 1 + z2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    z2_n = Z_975 * Z_975 / n
+    centre = p + z2_n / 2
+    variance = p * (1 - p) / n + z2_n / (4 * n)
+    spread = Z_975 * math.sqrt(variance)
+    scale = 1 + z2_n
+    low = (centre - spread) / scale
+    high = (centre + spread) / scale
+    return max(0.0, low), min(1.0, high)
 
 
 def t_interval(values):
     """Results of runs with different seeds, at least two -> (mean, half width of its 95 %
     interval)."""
     values = np.asarray(values, dtype=np.float64)
-    degrees = min(len(values) - 1, len(T_975))  # beyond 14 runs a little too wide
-    half = T_975[degrees - 1] * values.std(ddof=1) / math.sqrt(len(values))
+    n = len(values)
+    t = T_975[min(n, 9) - 2]  # beyond 9 runs a little too wide
+    half = t * values.std(ddof=1) / math.sqrt(n)
     return float(values.mean()), float(half)
 
 
 def confusion_matrix(labels, predicted, n_classes):
     """Count rows by class: (N,) and (N,) int -> (K, K) int64; [i, j] is class i predicted as j."""
-    pairs = np.asarray(labels) * n_classes + np.asarray(predicted)
+    labels = np.asarray(labels)
+    pairs = labels * n_classes + predicted
     counts = np.bincount(pairs, minlength=n_classes**2)
     return counts.reshape(n_classes, n_classes)
 
@@ -62,18 +67,22 @@ def classification_metrics(labels, log_probs):
     labels = np.asarray(labels)
     log_probs = np.asarray(log_probs, dtype=np.float64)
     n, n_classes = log_probs.shape
-    confusion = confusion_matrix(labels, log_probs.argmax(axis=1), n_classes)
+    predicted = log_probs.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, n_classes)
     hits = np.diag(confusion)
     n_predicted = confusion.sum(axis=0)
     n_true = confusion.sum(axis=1)
     precision = hits / np.maximum(n_predicted, 1)
     recall = hits / np.maximum(n_true, 1)
     f1 = 2 * hits / np.maximum(n_predicted + n_true, 1)
-    reported = slice(1, 2) if n_classes == 2 else slice(None)
+    reported = slice(None)
+    if n_classes == 2:
+        reported = slice(1, 2)
     n_correct = int(hits.sum())
+    true_log_probs = log_probs[np.arange(n), labels]
     return {
         "n": n,
-        "loss": float(-log_probs[np.arange(n), labels].sum() / n),
+        "loss": float(-true_log_probs.sum() / n),
         "accuracy": n_correct / n,
         "accuracy_ci": list(wilson_interval(n_correct, n)),
         "precision": float(precision[reported].mean()),
@@ -99,13 +108,16 @@ def mcnemar(correct_a, correct_b):
     b = np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"a paired test needs the same rows twice, got {a.size} and {b.size}")
-    only_a = int((a & ~b).sum())
-    only_b = int((b & ~a).sum())
+    only_a = int(np.sum(a & ~b))
+    only_b = int(np.sum(b & ~a))
     m = only_a + only_b
-    tail = 0.0  # the probability of at most min(only_a, only_b) heads in m tosses
-    for k in range(min(only_a, only_b) + 1):
-        log_binomial = math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1)
-        tail += math.exp(log_binomial - m * math.log(2))
+    fewer = min(only_a, only_b)
+    tail = 0.0  # the probability of at most so many heads in m tosses
+    for k in range(fewer + 1):
+        log_p = math.lgamma(m + 1) - m * math.log(2)
+        log_p -= math.lgamma(k + 1)
+        log_p -= math.lgamma(m - k + 1)
+        tail += math.exp(log_p)
     return {
         "n": a.size,
         "only_a": only_a,
@@ -125,18 +137,22 @@ def roc_curve(positive, scores):
     is the chance that a positive row scores above a negative one, where equal scores count half. It
     is NaN if all rows are of one kind.
     """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    positive = np.asarray(positive, dtype=bool)[order]
-    scores = np.asarray(scores)[order]
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return np.array([0.0, 1.0]), np.array([0.0, 1.0]), math.nan
+    positive = np.asarray(positive, dtype=bool)
+    scores = np.asarray(scores)
+    if positive.all() or not positive.any():
+        diagonal = np.array([0.0, 1.0])
+        return diagonal, diagonal, math.nan
+    order = np.argsort(-scores, kind="stable")
+    positive, scores = positive[order], scores[order]
+    n_true = np.cumsum(positive)
+    n_false = np.cumsum(~positive)
     is_last = np.append(scores[1:] != scores[:-1], True)  # of the rows of one score
-    true_rate = np.append(0, np.cumsum(positive)[is_last]) / n_positive
-    false_rate = np.append(0, np.cumsum(~positive)[is_last]) / n_negative
+    n_true = np.append(0, n_true[is_last])
+    n_false = np.append(0, n_false[is_last])
+    true_rate = n_true / n_true[-1]
+    false_rate = n_false / n_false[-1]
     heights = (true_rate[1:] + true_rate[:-1]) / 2
-    area = (heights * np.diff(false_rate)).sum()
+    area = np.sum(heights * np.diff(false_rate))
     return false_rate, true_rate, float(area)
 
 
@@ -151,11 +167,15 @@ def calibration(confidence, correct, n_bins=15):
     """
     confidence = np.asarray(confidence, dtype=np.float64)
     correct = np.asarray(correct, dtype=bool)
-    bin_of = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    n = np.bincount(bin_of, minlength=n_bins)
-    n_correct = np.bincount(bin_of, correct, n_bins)
-    total = np.bincount(bin_of, confidence, n_bins)
-    bins = []
-    for i in np.flatnonzero(n):
-        bins.append((float(total[i] / n[i]), int(n_correct[i]), int(n[i])))
-    return bins, float(np.abs(total - n_correct).sum() / len(confidence))
+    bin_of = (confidence * n_bins).astype(int)
+    bin_of = np.minimum(bin_of, n_bins - 1)
+    bins, gap = [], 0.0
+    for i in range(n_bins):
+        inside = bin_of == i
+        n = int(inside.sum())
+        if n:
+            total = float(confidence[inside].sum())
+            n_correct = int(correct[inside].sum())
+            bins.append((total / n, n_correct, n))
+            gap += abs(total - n_correct)
+    return bins, gap / len(confidence)

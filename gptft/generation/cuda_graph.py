@@ -44,7 +44,8 @@ def recorded_step(model, cache):
     The cache holds the prompts. The logits are overwritten by the next call.
     """
     cache = RecordableCache(cache)
-    ids = torch.zeros(cache.kv.shape[2], dtype=torch.int64, device=cache.kv.device)
+    n_rows = cache.kv.shape[2]
+    ids = torch.zeros(n_rows, dtype=torch.int64, device=cache.kv.device)
     first_slot = cache.slot.clone()
 
     def step():
