@@ -136,7 +136,7 @@ def check(folder):
     """Compare a model with its checksums and GPT-2's known answers, printing each. Raises UserError if one differs."""
     from gptft.checkpoints.tf_bundle import read_tf_checkpoint
     from gptft.classifier import GPT2Classifier
-    from gptft.pretrained import load_model
+    from gptft.checkpoints.folders import load_model
 
     if (folder / HPARAMS).exists():
         print(
@@ -171,7 +171,7 @@ def check(folder):
 
 def convert(source, out):
     """Write the model of the folder `source` in Hugging Face's form to `out`. Raises UserError if that one is in use."""
-    from gptft.pretrained import load_model, save_model
+    from gptft.checkpoints.folders import load_model, save_model
 
     if out.exists() and any(out.iterdir()):
         raise UserError(f"--out is not empty, {out}; choose another folder")
@@ -194,7 +194,7 @@ def _check_bundle(size, folder):
 
 def _check_hparams(size, folder):
     """Check the shape that hparams.json states, and remove it if it is another."""
-    from gptft.pretrained import read_config
+    from gptft.checkpoints.folders import read_config
 
     path = folder / HPARAMS
     try:
