@@ -1,12 +1,11 @@
-"""A suite of small tasks whose answers a program can check, and the checkers.
+"""A suite of small tasks whose answers a program can check.
 
-Each task of assets/tasks.jsonl is an instruction and the checks that a right response passes.
+Each task of assets/tasks.jsonl has an instruction and the checks that a right response passes. A
+check looks for the answer, not for an exact sentence; whether the rest of the response makes sense
+it can't tell.
 
-A check reads the response as a person in a hurry would: it looks for the answer, not for the exact
-sentence. What it can't see is whether the rest makes sense.
-
-Written for this project. The idea of instructions that a program can verify is that of Zhou et al.
-2023, "IFEval".
+The tasks were written for this project. Verifiable instructions are the idea of Zhou et al. 2023,
+"IFEval".
 """
 
 import json
@@ -18,11 +17,11 @@ from gptft.evaluation.metrics import wilson_interval
 
 TASKS = Path(__file__).parents[1] / "assets" / "tasks.jsonl"
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
-ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s+(.*)")  # a line of a numbered or bulleted list
+LIST_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s+(.*)")  # numbered or bulleted
 
 
 class Task(NamedTuple):
-    """`checks` are dicts of `kind`, a name of CHECKS, and the arguments of that check."""
+    """An instruction and its checks, dicts of `kind` (a name in CHECKS) and its arguments."""
 
     id: int
     category: str
@@ -33,33 +32,40 @@ class Task(NamedTuple):
 
 def load_tasks():
     """The bundled suite -> list[Task]."""
-    return [Task(**json.loads(line)) for line in TASKS.read_text(encoding="utf-8").splitlines()]
+    lines = TASKS.read_text(encoding="utf-8").splitlines()
+    return [Task(**json.loads(line)) for line in lines]
 
 
 def passes(task, response):
-    """Whether a response (str) passes all checks of a task. One that repeats the instruction never
-    does."""
+    """Whether a response, a str, passes all checks of a task.
+
+    A response that repeats the instruction does not.
+    """
     text = response.strip()
     if not text or task.instruction.lower() in text.lower():
         return False
-    return all(
-        CHECKS[check["kind"]](text, **{k: v for k, v in check.items() if k != "kind"})
-        for check in task.checks
-    )
+    for check in task.checks:
+        arguments = dict(check)
+        kind = arguments.pop("kind")
+        if not CHECKS[kind](text, **arguments):
+            return False
+    return True
 
 
 def task_results(tasks, passed):
-    """One bool a task -> dict of n, passed, rate and its 95 % interval ci, over all and by
-    category."""
-    names = dict.fromkeys(task.category for task in tasks)
-    groups = {
-        name: [ok for task, ok in zip(tasks, passed) if task.category == name] for name in names
-    }
-    return _rate(passed) | {"categories": {name: _rate(group) for name, group in groups.items()}}
+    """One bool a task -> dict of n, passed, rate, its 95 % interval ci, and categories.
+
+    categories: dict, category -> the same of its tasks.
+    """
+    by_category = {}
+    for task, ok in zip(tasks, passed):
+        by_category.setdefault(task.category, []).append(ok)
+    categories = {name: _rate(group) for name, group in by_category.items()}
+    return _rate(passed) | {"categories": categories}
 
 
 def _rate(passed):
-    n, k = len(passed), sum(map(bool, passed))
+    n, k = len(passed), sum(passed)
     return {"n": n, "passed": k, "rate": k / n, "ci": list(wilson_interval(k, n))}
 
 
@@ -67,50 +73,49 @@ def _rate(passed):
 
 
 def mentions(text, phrases):
-    """The phrases of a list that occur in a text, in the order of their mentions: whole words, in
-    any case."""
+    """The phrases that occur in a text as whole words, in any case -> list, in their order there."""
     found = []
     for phrase in phrases:
-        # Letters and digits must end where the phrase ends; punctuation stands anywhere.
-        start, stop = (
-            (r"(?<!\w)" if phrase[0].isalnum() else ""),
-            (r"(?!\w)" if phrase[-1].isalnum() else ""),
-        )
-        found += [
-            (m.start(), phrase)
-            for m in re.finditer(start + re.escape(phrase) + stop, text, re.IGNORECASE)
-        ]
+        pattern = re.escape(phrase)
+        if phrase[0].isalnum():
+            pattern = r"(?<!\w)" + pattern
+        if phrase[-1].isalnum():
+            pattern += r"(?!\w)"
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            found.append((match.start(), phrase))
     return [phrase for _, phrase in sorted(found)]
 
 
 def answer(text, accept, reject=()):
-    """One of `accept` is mentioned, and before any of `reject`."""
-    named = mentions(text, [*accept, *reject])
-    return bool(named) and named[0] in accept
+    """One of `accept` is mentioned, before any of `reject`."""
+    found = mentions(text, [*accept, *reject])
+    return bool(found) and found[0] in accept
 
 
 def choice(text, answer, options):
-    """Of the options, `answer` and no other is mentioned."""
+    """Of the options, only `answer` is mentioned."""
     return set(mentions(text, options)) == {answer}
 
 
 def number(text, value):
-    """The last number in the text is `value`."""
+    """The last number is `value`."""
     found = NUMBER.findall(text)
     return bool(found) and float(found[-1].replace(",", "")) == value
 
 
 def items(text, n, separator="line"):
-    """Exactly n different items, told apart by `separator`: "line" (only the marked ones, if any is
-    numbered or bulleted) or a str."""
+    """There are exactly n different items.
+
+    separator: a str, or "line"; if any line is numbered or bulleted, only such lines count.
+    """
     if separator == "line":
         lines = [line for line in text.splitlines() if line.strip()]
-        marked = [match[1] for match in map(ITEM.fullmatch, lines) if match]
-        entries = marked or lines
+        matches = [LIST_ITEM.fullmatch(line) for line in lines]
+        entries = [match[1] for match in matches if match] or lines
     else:
         entries = text.rstrip(".").split(separator)
     entries = [entry.strip().lower() for entry in entries]
-    return len(entries) == n == len(set(entries)) and all(entries)
+    return all(entries) and len(entries) == n == len(set(entries))
 
 
 def order(text, items):
@@ -119,50 +124,51 @@ def order(text, items):
 
 
 def words(text, low=1, high=10**6):
-    """From `low` to `high` words, as white space divides them."""
+    """There are from `low` to `high` words."""
     return low <= len(text.split()) <= high
 
 
 def sentences(text, n):
-    """Exactly n sentences: the text ends in a full stop, question or exclamation mark, and n - 1
-    stand before a space."""
-    return text[-1] in ".?!" and len(re.findall(r"[.?!]+(?:\s|$)", text)) == n
+    """There are exactly n sentences, and the last one is complete."""
+    ends = re.findall(r"[.?!]+(?:\s|$)", text)
+    return text[-1] in ".?!" and len(ends) == n
 
 
 def has(text, phrases):
-    """All `phrases` are mentioned."""
+    """All phrases are mentioned."""
     return set(mentions(text, phrases)) == set(phrases)
 
 
 def lacks(text, phrases):
-    """None of `phrases` is mentioned."""
+    """No phrase is mentioned."""
     return not mentions(text, phrases)
 
 
 def without_letter(text, letter):
-    """A letter occurs nowhere, in neither case."""
+    """A letter does not occur, in either case."""
     return letter not in text.lower()
 
 
 def is_json(text, value):
-    """The whole text is JSON and equals `value`; strings in any case, numbers also between
-    quotes."""
+    """The text is JSON that equals `value`; strings in any case, numbers also in quotes."""
     try:
-        return _plain(json.loads(text)) == _plain(value)
+        return _normalized(json.loads(text)) == _normalized(value)
     except (ValueError, RecursionError):
         return False
 
 
-def _plain(value):
+def _normalized(value):
     if isinstance(value, dict):
-        return {key.lower(): _plain(entry) for key, entry in value.items()}
+        return {key.lower(): _normalized(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return value if value is None or isinstance(value, bool) else str(value).lower()
+        return [_normalized(entry) for entry in value]
+    if value is None or isinstance(value, bool):
+        return value
+    return str(value).lower()
 
 
 def starts(text, phrase):
-    """The text begins with a phrase, in any case."""
+    """The text starts with a phrase, in any case."""
     return text.lower().startswith(phrase.lower())
 
 
@@ -172,24 +178,19 @@ def ends(text, phrase):
 
 
 CHECKS = {
-    check.__name__: check
-    for check in (
-        answer,
-        choice,
-        number,
-        items,
-        order,
-        words,
-        sentences,
-        has,
-        lacks,
-        without_letter,
-        is_json,
-        starts,
-        ends,
-    )
-}
-CHECKS |= {
+    "answer": answer,
+    "choice": choice,
+    "number": number,
+    "items": items,
+    "order": order,
+    "words": words,
+    "sentences": sentences,
+    "has": has,
+    "lacks": lacks,
+    "without_letter": without_letter,
+    "is_json": is_json,
+    "starts": starts,
+    "ends": ends,
     "lower": str.islower,
     "upper": str.isupper,
-}  # no letter of the other kind, and at least one of this
+}
