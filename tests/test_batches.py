@@ -30,9 +30,9 @@ def test_padded_lengths():
 
 def test_an_epoch_is_a_permutation_fixed_by_seed_and_epoch():
     lengths = np.random.default_rng(0).integers(1, 300, size=1003)
-    batches = epoch_batches(lengths, 8, seed=1, epoch=0)
+    batches = epoch_batches(lengths, 8, seed=1, epoch=1)
     assert sorted(np.concatenate(batches)) == list(range(1003)) and len(batches) == 126
-    again, *others = (epoch_batches(lengths, 8, *key) for key in ((1, 0), (1, 1), (2, 0)))
+    again, *others = (epoch_batches(lengths, 8, *key) for key in ((1, 1), (1, 2), (2, 1)))
     assert all(map(np.array_equal, batches, again))
     for other in others:
         assert not all(map(np.array_equal, batches, other))
