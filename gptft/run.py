@@ -345,7 +345,7 @@ def _surroundings():
         commit = git.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         commit = None
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {
         "versions": {"python": platform.python_version()} | versions,
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
