@@ -218,7 +218,7 @@ def test_script_runs_from_any_folder_without_installing(tmp_path, script):
     + [
         ["-m", f"data_prep.{p.stem}"]
         for p in sorted((ROOT / "data_prep").glob("*.py"))
-        if "def main" in p.read_text(encoding="utf-8")
+        if p.stem in ("alpaca", "imdb")
     ]
     + [["-m", "gptft.generate"], ["-m", "gptft.predict"], ["-m", "gptft.report"]],
 )
