@@ -1,121 +1,92 @@
-"""`python -m data_prep.alpaca`: what is left out, how it is split, and what is written."""
+"""`python -m data_prep.alpaca`: which records are left out, the split, and the files written."""
 
 import hashlib
 import json
+import os
+from unittest.mock import Mock
 
 import pytest
 
 from data_prep import alpaca
-from gptft.data.alpaca import Example, load_instructions
+from gptft.data.instructions import Example, load_instructions
+
+RECORDS = [
+    {"instruction": f"Say {i}.", "input": f"in {i}" if i % 2 else "", "output": f"It is {i}."}
+    for i in range(100)
+]
 
 
 def prepare(file, out, *argv):
     return alpaca.main(["--file", str(file), "--out", str(out), *argv])
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def records(n=100):
-    return [
-        {"instruction": f"Say {i}.", "input": f"in {i}" if i % 2 else "", "output": f"It is {i}."}
-        for i in range(n)
-    ]
-
-
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "my.json"
-    path.write_text(json.dumps(records()), encoding="utf-8")
+    path.write_text(json.dumps(RECORDS), encoding="utf-8")
     return path
 
 
-def test_files(file, tmp_path, capsys):
+def test_what_is_written(file, tmp_path):
+    """The files load without notes and hold every record once; README has the checksums."""
     out = tmp_path / "data" / "alpaca"
     assert prepare(file, out) == 0
-    assert sorted(path.name for path in out.iterdir()) == [
-        "README",
-        "test.jsonl",
-        "train.jsonl",
-        "val.jsonl",
-    ]
-    splits = {split: rows(out / f"{split}.jsonl") for split in ("train", "val", "test")}
-    assert [len(of) for of in splits.values()] == [90, 5, 5]
-    assert sorted(row["id"] for of in splits.values() for row in of) == list(range(1, 101))
-    for of in splits.values():
-        assert all(
-            {k: row[k] for k in ("instruction", "input", "output")} == records()[row["id"] - 1]
-            for row in of
-        )
-    text = (out / "README").read_text(encoding="utf-8")
-    for split in splits:
-        assert (
-            f"{hashlib.sha256((out / f'{split}.jsonl').read_bytes()).hexdigest()}  {split}.jsonl"
-            in text
-        )
-    assert (
-        "seed 0" in text
-        and "not the official file" in text
-        and hashlib.sha256(file.read_bytes()).hexdigest() in text
-    )
-    assert "python scripts/finetune_alpaca.py --data" in capsys.readouterr().out
+    assert set(os.listdir(out)) == {"README", "train.jsonl", "val.jsonl", "test.jsonl"}
     found = load_instructions(str(out))
-    assert found.notes == [] and found.splits["val"] == [Example(**row) for row in splits["val"]]
+    assert found.notes == []
+    sizes = {split: len(examples) for split, examples in found.splits.items()}
+    assert sizes == {"train": 90, "val": 5, "test": 5}
+    examples = sorted(example for of in found.splits.values() for example in of)
+    assert examples == [Example(i, **record) for i, record in enumerate(RECORDS, 1)]
+    readme = (out / "README").read_text(encoding="utf-8")
+    assert "seed 0" in readme
+    for path in [file, *out.glob("*.jsonl")]:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in readme
 
 
 def test_same_file_and_seed_give_the_same_bytes(file, tmp_path):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert prepare(file, tmp_path / name, "--seed", seed) == 0
-    a, b, c = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "abc"
-    )
-    assert a == b and a["val.jsonl"] != c["val.jsonl"]
+    a, b, c = ((tmp_path / name / "val.jsonl").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
 
 
-def test_no_instruction_on_two_sides(tmp_path):
-    """Nor one that differs by capitals or spacing only: Alpaca repeats instructions with other inputs."""
-    path = tmp_path / "my.jsonl"
-    wording = ["Sort  these.", "sort these.", "Sort these. "]
-    many = [
-        {"instruction": f"{i % 50} {wording[i % 3]}", "input": str(i), "output": "x"}
-        for i in range(400)
+def test_no_instruction_in_two_splits():
+    """Alpaca repeats instructions with other inputs, and in other case and spacing."""
+    wording = ["{} Sort  these.", "{} sort these.", "{} Sort these. "]
+    examples = [
+        Example(i, wording[i % 3].format(i % 50), input=str(i), output="x") for i in range(400)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in many), encoding="utf-8")
-    assert prepare(path, tmp_path / "out") == 0
+    splits = alpaca.make_splits(examples, seed=0)
     sides = [
-        {alpaca.key(row["instruction"]) for row in rows(tmp_path / "out" / f"{split}.jsonl")}
-        for split in ("train", "val", "test")
+        {" ".join(example.instruction.lower().split()) for example in of} for of in splits.values()
     ]
-    assert sum(map(len, sides)) == 50 and all(sides)
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 50
+    assert all(sides)
 
 
 @pytest.mark.parametrize(
-    "output, why",
+    "output, reason",
     [
         ("", "empty output"),
-        (" \n", "empty output"),
         ("<nooutput>", "empty output"),
         ("<No Output>.", "empty output"),
         ("N/A", "empty output"),
-        ("I'm sorry, but I cannot see the image you mention.", "picture"),
-        ("Sorry, the task involves audio output, which is not possible.", "picture"),
-        ("As an AI language model, I am unable to open links.", "picture"),
-        ("I'm unable to view images.", "picture"),
-        ("I do not have access to the website.", "picture"),
-        ("<nooutput> - Visuals cannot be created by a model.", "picture"),
-        ("It is 0.", "there before"),
+        ("I'm sorry, but I cannot see the image you mention.", "declines"),
+        ("Sorry, the task involves audio output, which is not possible.", "declines"),
+        ("As an AI language model, I am unable to open links.", "declines"),
+        ("I'm unable to view images.", "declines"),
+        ("I do not have access to the website.", "declines"),
+        ("<nooutput> - Visuals cannot be created by a model.", "declines"),
     ],
 )
-def test_left_out(output, why):
-    examples = [
-        Example(1, "Say 0.", "", "It is 0."),
-        Example(2, " say  0." if why == "there before" else "Say 1.", "", output.strip()),
-    ]
-    kept, counts = alpaca.clean(examples)
-    assert kept == examples[:1]
-    [(reason, n)] = counts.items()
-    assert n == 1 and reason.startswith("left out") and why in reason
+def test_outputs_that_are_left_out(output, reason):
+    kept, counts = alpaca.clean([Example(1, "Say it.", "", output)])
+    assert kept == []
+    [(line, n)] = counts.items()
+    assert n == 1
+    assert line.startswith("left out") and reason in line
 
 
 @pytest.mark.parametrize(
@@ -128,106 +99,73 @@ def test_left_out(output, why):
         "0",
         "No.",
         "I cannot stand the sound of it, she said.",
-        "I'm sorry to hear that. It must be very difficult for you.",  # asked for sympathy
+        "I'm sorry to hear that. It must be very difficult for you.",
         "The image shows a cat.",
         "GPT models cannot draw a picture.",
         "Sorry is a word.",
+        "I'm sorry, but I cannot tell you that.",
         "No input is needed to start the video.",
-        "Unfortunately, I cannot see the photo. However, here is how you would describe one. "
-        + "First, look at it. " * 20,
+        "Unfortunately, I cannot see the photo. However, here is how to describe one."
+        + " Look" * 60,
     ],
 )
-def test_kept(output):
-    """A filter that takes too much does harm that nobody sees."""
+def test_outputs_that_are_kept(output):
     example = Example(1, "Say it.", "", output)
     assert alpaca.clean([example]) == ([example], {})
 
 
+def test_repeated_prompts_are_left_out():
+    first = Example(1, "Say 0.", "", "It is 0.")
+    kept, counts = alpaca.clean(
+        [first, Example(2, " say  0.", "", "Zero."), Example(3, "a", "b", "c")]
+    )
+    assert [example.id for example in kept] == [1, 3]
+    assert counts == {"left out: repeated instruction and input": 1}
+
+
 @pytest.mark.parametrize(
-    "said",
-    [
-        "<noinput>",
-        "No input",
-        "No input required.",
-        "`<noinput>`",
-        "n/a",
-        "<none>",
-        "< noinput >",
-        "No input provided",
-    ],
+    "text",
+    ["<noinput>", "No input", "No input required.", "`<noinput>`", "n/a", "<none>", "< noinput >"],
 )
-def test_inputs_that_say_there_is_none(said):
-    """Taken for an input, "<noinput>" would come with the wording for instructions that have one."""
-    [example], counts = alpaca.clean([Example(1, "Say it.", said, "It.")])
-    assert example.input == "" and sum(counts.values()) == 1
-    for real in ("none", "+", ">", "no input devices", "0"):
-        assert alpaca.clean([Example(1, "Say it.", real, "It.")])[0][0].input == real
+def test_inputs_that_mean_none_are_emptied(text):
+    """Otherwise the prompt would be the one for instructions with an input."""
+    [example], counts = alpaca.clean([Example(1, "Say it.", text, "It.")])
+    assert example.input == ""
+    assert sum(counts.values()) == 1
 
 
-def test_real_files(shared, tmp_path, capsys):
-    """Counts on the real data, so that a changed rule is noticed."""
-    assert prepare(shared / "alpaca_17k.json", tmp_path / "17k") == 0
-    printed = capsys.readouterr().out
-    assert "15,608 |" in printed and printed.count(" 867 |") == 2 and "248 inputs" in printed
-    assert (
-        "- 31 left out: empty output" in printed
-        and "- 14 left out: the output only says" in printed
-    )
-    assert prepare(shared / "alpaca_gpt4_999.json", tmp_path / "999") == 0
-    printed = capsys.readouterr().out
-    assert (
-        "- 14 left out: the same instruction and input" in printed
-        and "- 1 left out: the output only says" in printed
-    )
+@pytest.mark.parametrize("text", ["none", "+", ">", "no input devices", "0"])
+def test_other_inputs_are_kept(text):
+    example = Example(1, "Say it.", text, "It.")
+    assert alpaca.clean([example]) == ([example], {})
 
 
 @pytest.mark.parametrize(
-    "content, says",
+    "name, lines",
     [
-        ('[{"instruction": "a"}]', "no field 'output', "),
-        ('{"a": 1}', "not a list"),
-        ("[]", "no records"),
         (
-            json.dumps([{"instruction": "a", "output": "b"}]),
-            "1 usable records are too few to split",
+            "alpaca_17k",
+            ["15,608 |", " 867 |", "248 emptied", "31 left out: empty", "14 left out: the"],
         ),
+        ("alpaca_gpt4_999", ["14 left out: repeated", "1 left out: the output declines"]),
     ],
 )
-def test_mistakes(tmp_path, capsys, content, says):
-    path = tmp_path / "bad.json"
-    path.write_text(content, encoding="utf-8")
-    assert prepare(path, tmp_path / "out") == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and says in err and "bad.json" in err
-    assert not (tmp_path / "out").exists()
+def test_counts_on_real_files(shared, tmp_path, capsys, name, lines):
+    assert prepare(shared / f"{name}.json", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in lines)
 
 
-def test_prepared_folder_is_kept(file, tmp_path, capsys):
-    assert prepare(file, tmp_path / "out") == 0
-    before = (tmp_path / "out" / "val.jsonl").read_bytes()
-    assert (
-        prepare(file, tmp_path / "out", "--seed", "1") == 2
-        and "--overwrite" in capsys.readouterr().err
-    )
-    assert (tmp_path / "out" / "val.jsonl").read_bytes() == before
-    assert prepare(file, tmp_path / "out", "--seed", "1", "--overwrite") == 0
-    assert (tmp_path / "out" / "val.jsonl").read_bytes() != before
-
-
-def test_download_when_no_file_is_given(tmp_path, monkeypatch):
-    """The file's git blob id is the check: nothing but the official file gets its name."""
-    asked = []
-
-    def download(urls, path, **expected):
-        asked.append((urls, path, expected))
-        path.write_text(json.dumps(records()), encoding="utf-8")
-
+def test_download_when_no_file_is_given(tmp_path, monkeypatch, file):
+    download = Mock(side_effect=lambda urls, path, git_blob: file.rename(path))
     monkeypatch.setattr(alpaca, "download", download)
     assert alpaca.main(["--out", str(tmp_path / "alpaca")]) == 0
-    [(urls, path, expected)] = asked
-    assert urls[0].startswith(
-        "https://raw.githubusercontent.com/Instruction-Tuning-with-GPT-4/GPT-4-LLM/main/"
+    url = (
+        "https://raw.githubusercontent.com/Instruction-Tuning-with-GPT-4/GPT-4-LLM/main/data/"
+        "alpaca_gpt4_data.json"
     )
-    assert path == tmp_path / "alpaca_gpt4_data.json" and expected == {
-        "git_blob": "25508714b7879a1e5a6764ba7f979a980f549f1a"
-    }
+    download.assert_called_once_with(
+        [url],
+        tmp_path / "alpaca_gpt4_data.json",
+        git_blob="25508714b7879a1e5a6764ba7f979a980f549f1a",
+    )
