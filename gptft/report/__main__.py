@@ -10,6 +10,8 @@ import sys
 from contextlib import contextmanager
 from itertools import combinations
 
+import numpy as np
+
 from gptft.errors import DataError, Parser, command, write_text
 from gptft.evaluation.metrics import t_interval
 from gptft.report.page import read_run, run_page
@@ -23,50 +25,46 @@ def experiments(runs):
     """Group runs that differ only in their seed -> lists of RunFiles, one run for each seed."""
     groups = {}
     for run in runs:
-        options = run.record.get("options", {})
-        fixed = sorted((name, value) for name, value in options.items() if name not in MAY_DIFFER)
-        by_seed = groups.setdefault(repr(fixed) if fixed else run.folder, {})
-        by_seed[run.record.get("seed")] = run
+        options = run.record.get("options", {}).items()
+        fixed = [option for option in options if option[0] not in MAY_DIFFER]
+        groups.setdefault(repr(fixed), {})[run.record.get("seed")] = run
     return [list(by_seed.values()) for by_seed in groups.values()]
 
 
 def over_seeds(runs):
     """The runs of one experiment -> a line with the mean of their main metric on test."""
-    metric = "accuracy" if runs[0].results["task"] == "classification" else "loss"
+    metric = "accuracy" if "accuracy" in runs[0].results["test"] else "loss"
     mean, half_width = t_interval([run.results["test"][metric] for run in runs])
     names = ", ".join(f"{run.folder} (seed {run.record.get('seed')})" for run in runs)
-    interval = f"95 % t interval over {len(runs)} seeds"
-    return f"{names}: {metric} on test {mean:.4f} ± {half_width:.4f} ({interval})"
+    spread = f"± {half_width:.4f} (95 % t interval over {len(runs)} seeds)"
+    return f"{names}: {metric} on test {mean:.4f} {spread}"
 
 
 def compare(a, b):
-    """The RunFiles of two classifiers -> lines with the paired test on the rows that both predicted.
+    """The RunFiles of two classifiers -> lines with the paired test on the rows of both.
 
-    Raises DataError if there are none.
+    Raises DataError if no row is in both.
     """
-    correct_a, correct_b = _correct(a), _correct(b)
-    shared = [row for row in correct_a if row in correct_b]
+    correct_a, correct_b = (
+        {row["id"]: np.argmax(row["probabilities"]) == row["label"] for row in run.predictions}
+        for run in (a, b)
+    )
+    shared = correct_a.keys() & correct_b.keys()
     if not shared:
         raise DataError(
-            f"{a.folder} and {b.folder} have no test row in common; compare runs on the same data"
+            f"no row of predictions.jsonl is in both {a.folder} and {b.folder}; "
+            "compare runs on the same data"
         )
-    right_a = [correct_a[row] for row in shared]
-    right_b = [correct_b[row] for row in shared]
-    return paired_test(a.folder, right_a, b.folder, right_b)
-
-
-def _correct(run):
-    """Whether each test row was predicted correctly, {id: bool}."""
-    correct = {}
-    for row in run.predictions:
-        p = row["probabilities"]
-        correct[row["id"]] = p.index(max(p)) == row["label"]
-    return correct
+    right = ([correct[row] for row in shared] for correct in (correct_a, correct_b))
+    return paired_test(a.folder, b.folder, *right)
 
 
 @contextmanager
 def naming_damage(where):
-    """Turn the errors that a damaged file causes, such as text for a number, into a DataError."""
+    """Turn the errors that a damaged file causes into a DataError that names `where`.
+
+    Such errors come from text for a number, or from a field that is missing.
+    """
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -81,11 +79,11 @@ def main(argv):
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folder; its report.html is written again"
     )
-    args = parser.parse_args(argv)
-    runs = [read_run(folder) for folder in args.runs]
+    folders = parser.parse_args(argv).runs
+    runs = [read_run(folder) for folder in folders]
 
     # Build everything before writing anything.
-    texts, pages = [], {}
+    lines, pages = [], []
     for run in runs:
         if not run.results:
             raise DataError(
@@ -94,16 +92,17 @@ def main(argv):
             )
         with naming_damage(run.folder):
             title = f"{run.folder}: {run.results['model']}, {run.results['data']}"
-            texts.append(f"{title}\n{results_text(run.results)}\n")
-            pages[run.folder / "report.html"] = run_page(run)
-    with naming_damage(", ".join(args.runs)):
-        texts += [over_seeds(group) for group in experiments(runs) if len(group) > 1]
-        classifiers = [run for run in runs if run.predictions]
-        texts += [compare(a, b) for a, b in combinations(classifiers, 2)]
-    print(*texts, sep="\n")
-    for path, page in pages.items():
-        write_text(path, page)
-        print(f"page: {path}")
+            lines += [title, results_text(run.results), ""]
+            pages.append(run_page(run))
+    with naming_damage(", ".join(folders)):
+        lines += [over_seeds(group) for group in experiments(runs) if len(group) > 1]
+        classifiers = [run for run in runs if run.results["task"] == "classification"]
+        lines += [compare(a, b) for a, b in combinations(classifiers, 2)]
+
+    print(*lines, sep="\n")
+    for run, page in zip(runs, pages):
+        write_text(run.folder / "report.html", page)
+        print(f"page: {run.folder / 'report.html'}")
 
 
 if __name__ == "__main__":
