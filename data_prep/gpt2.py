@@ -19,8 +19,8 @@ import torch
 
 from data_prep.download import download, mismatch
 from gptft.checkpoints.folders import load_model, read_config
-from gptft.checkpoints.gpt2_names import from_openai
-from gptft.checkpoints.tf_bundle import read_tf_checkpoint
+from gptft.checkpoints.names import from_openai
+from gptft.checkpoints.openai import read_tf_checkpoint
 from gptft.config import GPT2Config
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import CheckpointError, Parser, UserError, command

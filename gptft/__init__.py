@@ -14,7 +14,7 @@ _HOMES = {
     "Tokenizer": "data.tokenizer",
     "GPT2": "model",
     "GPT2Classifier": "classifier",
-    "read_tf_checkpoint": "checkpoints.tf_bundle",
+    "read_tf_checkpoint": "checkpoints.openai",
     "read_safetensors": "checkpoints.safetensors",
     "write_safetensors": "checkpoints.safetensors",
     "load_model": "checkpoints.folders",

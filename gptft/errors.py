@@ -166,6 +166,11 @@ def write_text(path, text):
     write_atomic(path, lambda file: file.write(data))
 
 
+def write_json(path, content):
+    """Write a dict as indented JSON with `write_text`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
 def read_json(path):
     """Read a JSON object -> dict. Raises CheckpointError, naming the file."""
     path = Path(path)

@@ -22,7 +22,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from gptft.errors import UserError, read_json, write_text
+from gptft.errors import UserError, read_json, write_json, write_text
 
 try:
     import fcntl
@@ -97,7 +97,7 @@ class Run:
 
     def write_results(self, results):
         """Write results.json, which marks the run as finished."""
-        write_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        write_json(self.folder / RESULTS, results)
 
 
 def open_run(folder, command, options, resume=False, overwrite=False):
@@ -124,7 +124,7 @@ def open_run(folder, command, options, resume=False, overwrite=False):
         (run.folder / name).unlink(missing_ok=True)
     run.state_file.unlink(missing_ok=True)
     record = {"command": shlex.join(command), "options": options, "seed": options.get("seed")}
-    write_text(run.folder / "run.json", json.dumps(record | _environment(), indent=2) + "\n")
+    write_json(run.folder / "run.json", record | _environment())
     return run
 
 
