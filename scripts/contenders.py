@@ -1,0 +1,172 @@
+"""The contenders of benchmark.py: gptft and its peers on the same weights.
+
+A contender is built in a process of its own by `train_step`, `greedy_text`, `tokenize` or
+`whole_command`. Each returns the function that a turn calls.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptft.checkpoints.folders import save_model
+from gptft.classifier import GPT2Classifier
+from gptft.config import DEVICES, PRECISIONS, SHAPES, GPT2Config, TrainOptions, option
+from gptft.data.classification import load_reviews
+from gptft.data.tokenizer import Tokenizer
+from gptft.generation.decoding import generate
+from gptft.lora import add_adapters
+from gptft.model import GPT2
+from gptft.speed import keep_freed_memory
+from gptft.training.devices import choose_device
+from gptft.training.optimizer import build_optimizer
+
+PROMPT = 64  # tokens of a prompt in generate
+
+
+@dataclass(frozen=True)
+class Options:
+    model: str = option("124M", "shape, with random weights", choices=tuple(SHAPES))
+    task: str = option("both", "of train-step", choices=("classifier", "lm", "both"))
+    batch_size: int = option(None, "rows (default: 4; in generate 1, then 16)", int, 1)
+    length: int = option(256, "tokens of a row in train-step", low=2)
+    new_tokens: int = option(256, "tokens generated after it", low=1)
+    repeat: int = option(5, "turns that count", low=1)
+    data: str = option("data/imdb", "a prepared folder, for tokenize and baseline")
+    device: str = option("auto", "where to compute", choices=DEVICES)
+    precision: str = option("auto", "of products; in generate of weights", choices=PRECISIONS)
+    compile: str = option("auto", "torch.compile, in train-step", choices=("auto", "on", "off"))
+    train: str = option("full", "weights that train-step trains", choices=("full", "lora"))
+    checkpoint_activations: bool = option(False, "recompute blocks in the backward pass")
+    nanogpt: str = option(None, "folder with nanoGPT's model.py", str)
+
+    def config(self):
+        """The GPT2Config, without dropout."""
+        return dataclasses.replace(GPT2Config.named(self.model), dropout=0.0)
+
+    def choose_device(self):
+        """The Device; a benchmark has steps enough to compile for."""
+        return choose_device(self.device, self.precision, self.compile, n_steps=1000)
+
+
+def our_model(options, task):
+    """The weights that all contenders share."""
+    torch.manual_seed(0)
+    return GPT2Classifier(options.config()) if task == "classifier" else GPT2(options.config())
+
+
+def transformers_model(options, task):
+    """The same weights in transformers."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    model_class = transformers.GPT2LMHeadModel
+    if task == "classifier":
+        model_class = transformers.GPT2ForSequenceClassification
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(our_model(options, task), folder)
+        no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        return model_class.from_pretrained(folder, **no_dropout)
+
+
+def nanogpt_model(options):
+    """The same weights in nanoGPT."""
+    spec = importlib.util.spec_from_file_location("nanogpt", Path(options.nanogpt, "model.py"))
+    nanogpt = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nanogpt)
+    config = options.config()
+    names = ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")
+    shape = {name: getattr(config, name) for name in names}
+    model = nanogpt.GPT(nanogpt.GPTConfig(block_size=config.n_positions, bias=True, **shape))
+    weights = our_model(options, "lm").state_dict()
+    weights = {f"transformer.{name}": weight for name, weight in weights.items()}
+    model.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]})
+    return model
+
+
+def random_ids(options, B, T):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(options.config().vocab_size, (B, T), generator=generator)
+
+
+def train_step(options, who, task, B, T):
+    device = options.choose_device()
+    ids = random_ids(options, B, T).to(device.name)
+    labels = torch.arange(B, device=device.name) % 2
+    next_ids = ids.roll(-1, dims=1)
+    if who == "gptft":
+        if device.name == "cpu":
+            keep_freed_memory()
+        model = our_model(options, task)
+        getattr(model, "transformer", model).checkpoint_activations = options.checkpoint_activations
+        if options.train == "lora":
+            add_adapters(model)
+        inputs, targets = (ids,), next_ids
+        if task == "classifier":
+            inputs, targets = (ids, torch.full_like(labels, T)), labels
+        keywords, n = dict(targets=targets), targets.numel()
+    elif who == "nanoGPT":
+        model, inputs, keywords, n = nanogpt_model(options), (ids, next_ids), {}, 1
+    else:
+        model, inputs, n = transformers_model(options, task), (ids,), 1
+        keywords = dict(labels=ids if task == "lm" else labels)
+        keywords["attention_mask"] = torch.ones_like(ids)
+    model.to(device.name).train()
+    optimizer = build_optimizer(model, TrainOptions(learning_rate=1e-5, weight_decay=0.1))
+    # nanoGPT compiles by default, also on a CPU.
+    compiled = who == "nanoGPT" or (device.compile and who == "gptft")
+    module = torch.compile(model) if compiled else model
+
+    def step():
+        with device.autocast():
+            output = module(*inputs, **keywords)
+        if who == "nanoGPT":
+            output = output[1]
+        loss = output.loss if who == "transformers" else output
+        (loss / n).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def greedy_text(options, who, B):
+    device = options.choose_device()
+    ids = random_ids(options, B, PROMPT)
+    if who == "gptft":
+        model = our_model(options, "lm").to(device.name, device.dtype)
+        return lambda: generate(model, ids.tolist(), options.new_tokens, temperature=0)
+    model = transformers_model(options, "lm").to(device.name, device.dtype).eval()
+    model.generation_config.eos_token_id = None  # random weights should not end early
+    ids = ids.to(device.name)
+    settings = dict(max_new_tokens=options.new_tokens, do_sample=False, pad_token_id=0)
+    return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+
+
+def tokenize(options, who):
+    tokenizer = Tokenizer()
+    reviews = load_reviews(options.data)
+    texts = [review.text for rows in reviews.splits.values() for review in rows]
+    if who == "gptft":
+        return lambda: tokenizer.encode_batch(texts)
+    n_threads = os.cpu_count() or 1
+    return lambda: tokenizer._encoding.encode_ordinary_batch(texts, num_threads=n_threads)
+
+
+def whole_command(*words):
+    """A Python command from start to end; "OUT" is a folder that is thrown away."""
+
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            out = str(Path(folder, "run"))
+            command = [sys.executable, *(out if word == "OUT" else word for word in words)]
+            subprocess.run(command, check=True, capture_output=True)
+
+    return run
