@@ -14,22 +14,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from gptft.baseline.training import train_baseline
 
 from gptft import distributed
-from gptft.baseline.training import train_baseline
 from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, classifier_batch
 from gptft.data.classification import TRUNCATE, IMDbDataset, load_reviews
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import command
-from gptft.evaluation.classification import (
-    example_rows,
-    explain,
-    log_probabilities,
-    prediction_rows,
-)
+from gptft.evaluation.classification import explain, log_probabilities
 from gptft.evaluation.metrics import classification_metrics
+from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page
 from gptft.report.tables import paired_test, results_text, split_rows, text_table
 from gptft.training.loop import fit

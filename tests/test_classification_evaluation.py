@@ -11,11 +11,10 @@ from gptft import GPT2Classifier, GPT2Config
 from gptft.data.classification import IMDbDataset, Review
 from gptft.evaluation.classification import (
     attributions,
-    example_rows,
     explain,
     log_probabilities,
-    prediction_rows,
 )
+from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.training.devices import Device
 
 CPU = Device("cpu", "fp32", False, "for tests")

@@ -1,4 +1,4 @@
-"""A classifier on a whole split: log-probabilities, rows for the run folder, and explanations.
+"""A classifier on a whole split: log-probabilities, and explanations.
 
 Rows are batched by length for speed and put back into their own order, so row i of a result is row
 i of the dataset, whatever the batch size.
@@ -18,8 +18,6 @@ import torch
 from gptft import distributed
 from gptft.data.batches import EVAL_BATCH, classifier_batch, eval_batches
 from gptft.training.devices import evaluating
-
-N_WRONG = 10  # mistakes in examples.jsonl
 
 
 def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
@@ -41,45 +39,6 @@ def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
     # Each row was filled by one process and is 0 in all others.
     distributed.sum_over_processes(log_probs)
     return log_probs.numpy()[rows]
-
-
-def prediction_rows(reviews, log_probs):
-    """Reviews and their (N, K) log-probabilities -> the rows of predictions.jsonl, list of dict."""
-    probabilities = np.exp(log_probs).round(6)
-    rows = []
-    for review, p in zip(reviews, probabilities.tolist()):
-        row = {
-            "id": review.id,
-            "label": review.label,
-            "probabilities": p,
-            "words": review.text.count(" ") + 1,
-        }
-        rows.append(row)
-    return rows
-
-
-def example_rows(reviews, log_probs, explain=None):
-    """The rows of examples.jsonl, list of dict: the most confident mistakes, and one hit a class.
-
-    explain: row number -> list of (piece of text, attribution), or None.
-    """
-    labels = np.array([review.label for review in reviews])
-    predicted = log_probs.argmax(axis=1)
-    confidence = log_probs.max(axis=1)
-    by_confidence = np.argsort(-confidence, kind="stable")
-    is_right = (predicted == labels)[by_confidence]
-    wrong = by_confidence[~is_right]
-    right = by_confidence[is_right]
-    chosen = wrong[:N_WRONG].tolist()
-    for k in range(log_probs.shape[1]):
-        of_class = right[labels[right] == k]
-        chosen += of_class[:1].tolist()
-    chosen_reviews = [reviews[i] for i in chosen]
-    rows = prediction_rows(chosen_reviews, log_probs[chosen])
-    for i, row in zip(chosen, rows):
-        row["text"] = reviews[i].text
-        row["tokens"] = explain(i) if explain else None
-    return rows
 
 
 def explain(model, token_ids, tokenizer):

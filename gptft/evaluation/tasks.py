@@ -73,7 +73,7 @@ def _rate(passed):
 
 
 def mentions(text, phrases):
-    """The phrases that occur in a text as whole words, in any case -> list, in their order there."""
+    """The phrases that occur in a text as whole words, in any case -> list, in their order."""
     found = []
     for phrase in phrases:
         pattern = re.escape(phrase)
