@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from gptft.baseline.training import train_baseline
+from gptft.baseline.logistic_regression import train_baseline
 
 from gptft import distributed
 from gptft.checkpoints.folders import load_model
@@ -156,7 +156,7 @@ def compare_with_baselines(reviews, log_probs):
         baseline = train_baseline(reviews, features)
         baseline_right = baseline.log_probs["test"].argmax(axis=1) == labels
         print(f"\nlogistic regression on the same reviews, {features}:")
-        print(text_table(split_rows(baseline.tables)))
+        print(text_table(split_rows(baseline.metrics)))
         print(paired_test("the network", features, right, baseline_right))
 
 

@@ -30,7 +30,8 @@ from gptft.checkpoints.folders import save_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import GPT2Config
 from gptft.errors import DataError, command
-from gptft.lora import add_adapters, save_adapter
+from gptft.checkpoints.adapters import save_adapter
+from gptft.lora import add_adapters
 from gptft.model import GPT2
 from scripts import benchmark, finetune_alpaca, finetune_imdb, pretrain, train_logreg
 

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     """The folder that ranks.py has filled."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, Path(__file__).with_name("ranks.py"), folder]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -73,6 +73,7 @@ def test_signal_saves_the_run_and_says_how_to_go_on(tmp_path, capsys, name, code
     assert exit_code(tmp_path / "run", on_step=send(number, 5)) == code
     assert "stopped at step 5; go on with --resume" in capsys.readouterr().err
     assert signal.getsignal(number) is before
+    assert saved_state(tmp_path / "run")["position"]["step"] == 5
     check_resume(tmp_path / "run", tmp_path)
 
 
