@@ -1,8 +1,8 @@
 """Prepare instructions and responses: `python -m data_prep.alpaca`.
 
 The official file holds the 52,002 instructions of Stanford Alpaca with responses by GPT-4. Any
-other file that `gptft.data.instructions` reads works too (--file). Three kinds of records are left out:
-empty outputs, outputs that only decline because a text cannot hold a picture or a sound, and
+other file that `gptft.data.instructions` reads works too (--file). Three kinds of records are left
+out: empty outputs, outputs that only decline because a text cannot hold a picture or a sound, and
 repeated prompts. All records of one instruction go to the same split, so that no model is tested on
 an instruction that it was trained on.
 

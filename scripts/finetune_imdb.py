@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from gptft.baseline.logistic_regression import train_baseline
 
 from gptft import distributed
+from gptft.baseline.logistic_regression import train_baseline
 from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, classifier_batch

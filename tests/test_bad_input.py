@@ -26,11 +26,11 @@ import gptft.generate
 import gptft.predict
 import gptft.report.__main__
 from data_prep import alpaca, gpt2, imdb
+from gptft.checkpoints.adapters import save_adapter
 from gptft.checkpoints.folders import save_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import GPT2Config
 from gptft.errors import DataError, command
-from gptft.checkpoints.adapters import save_adapter
 from gptft.lora import add_adapters
 from gptft.model import GPT2
 from scripts import benchmark, finetune_alpaca, finetune_imdb, pretrain, train_logreg
