@@ -71,7 +71,7 @@ def jsonl(path, rows):
 
 
 def load(data, seed=0):
-    return load_splits(data, "reviews.jsonl", seed, text_field, label_field)
+    return load_splits(data, "reviews.jsonl", seed, ("text", "label"), [text_field], label_field)
 
 
 def sizes(source):
