@@ -125,7 +125,11 @@ def test_the_bundled_sample():
     """The counts that the samples' README states."""
     found = load_instructions()
     sizes = {split: len(examples) for split, examples in found.splits.items()}
-    assert sizes == {"train": 192, "val": 24, "test": 24} and found.notes == []
+    assert sizes == {"train": 192, "val": 24, "test": 24}
+    fields = (
+        "instruction from 'instruction', input from 'input', output from 'output', id from 'id'"
+    )
+    assert found.notes[0].startswith(fields)
 
 
 SPLITS = [
@@ -140,6 +144,11 @@ SPLITS = [
         {"instruction": "Say hi.", "output": "Hi!"},
         {"instruction": "Say hi.", "input": None, "output": " Hi!"},
         {"prompt": "Say hi.", "completion": "Hi!"},
+        {"prompt": "Say hi.", "response": "Hi!"},
+        {"question": "Say hi.", "answer": "Hi!"},
+        {"Instruction": "Say hi.", "context": "", "response": "Hi!", "category": "chat"},
+        {"instruction": "Say hi.", "output": "Hi!", "prompt": "### Say hi.", "answer": "no"},
+        {"conversations": [{"from": "human", "value": "Say hi."}, {"from": "gpt", "value": "Hi!"}]},
         {
             "messages": [
                 {"role": "user", "content": " Say hi. "},
@@ -155,6 +164,40 @@ def test_all_forms_give_the_same_example(tmp_path, form):
         "val": [Example(2, "Add.", "1, 2", "3")],
         "test": [Example(3, "Add.", "1, 2", "3")],
     }
+
+
+def test_a_synonym_of_input_and_the_note(tmp_path):
+    rows = [{"instruction": "Add.", name: "1", "response": "2"} for name in ("context", "INPUT")]
+    rows = [row | {"split": "train", "n": 0} for row in rows]
+    found = load(tmp_path / "my.jsonl", rows + SPLITS)
+    assert [example.input for example in found.splits["train"]] == ["1", "1"]
+    assert "input from 'context', output from 'response'" in found.notes[0]
+    assert found.notes[0].endswith("input from 'input', output from 'output'; unused: 'n'")
+
+
+def test_conversations(tmp_path):
+    """The system's turn goes before the instruction, and the first exchange is used."""
+    turns = [
+        ("system", "Be kind. "),
+        ("user", "Hi?"),
+        ("assistant", "Hi!"),
+        ("user", "a"),
+        ("assistant", "b"),
+    ]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    rows = [{"messages": messages, "prompt": "Hi?"}, {"messages": messages[1:3]}]
+    found = load(tmp_path / "my.jsonl", [row | {"split": "train"} for row in rows] + SPLITS)
+    asked = [(example.instruction, example.output) for example in found.splits["train"]]
+    assert asked == [("Be kind.\n\nHi?", "Hi!"), ("Hi?", "Hi!")]
+    assert "train: 1 conversations go on after the exchange that is used" in found.notes
+
+
+def test_inputs_are_split_if_all_instructions_are_equal(tmp_path):
+    rows = [{"instruction": "Sum up.", "input": f"{i % 20}", "output": "x"} for i in range(200)]
+    found = load(tmp_path / "my.jsonl", rows)
+    assert [len(examples) for examples in found.splits.values()] == [160, 20, 20]
+    sides = [{example.input for example in examples} for examples in found.splits.values()]
+    assert sum(map(len, sides)) == 20 and len(found.notes) == 2
 
 
 def test_equal_instructions_stay_on_one_side(tmp_path):

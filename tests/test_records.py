@@ -64,6 +64,35 @@ def test_all_forms_hold_the_same_records(tmp_path, name, encoding):
 
 
 @pytest.mark.parametrize(
+    "content, text",
+    [
+        ('"Open, and so\t1', '"Open, and so'),
+        ('He said "no"\t1', 'He said "no"'),
+        ('"No" he "said"\t1', '"No" he "said"'),
+        ('"He ""said"" no"\t1', 'He "said" no'),
+        ('"\t1', '"'),
+        ('"over\nlines"\t1', "over\nlines"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_quotes_between_tabs(tmp_path, name, content, text):
+    """SST-2 and SMS spam have quotes that are only text; a spreadsheet's surround a field."""
+    others = "" if "\n" in text else '"b\t2\nc"\t3\n'
+    path = write(tmp_path / name, f"text\tlabel\n{content}\n{others}")
+    assert read_records(path)[0].fields == {"text": text, "label": "1"}
+
+
+def test_columns_without_names(tmp_path):
+    """Kaggle's SMS spam has three without a name; other files have no header at all."""
+    path = write(tmp_path / "a.csv", '"x; y; z",b,,\n1,2,,\n')
+    assert [record.fields for record in read_records(path)] == [
+        {"x; y; z": "1", "b": "2", "3": "", "4": ""}
+    ]
+    found = read_records(path, columns="2,1")
+    assert [(record.number, record.fields["1"]) for record in found] == [(1, "x; y; z"), (2, "1")]
+
+
+@pytest.mark.parametrize(
     "content, documents",
     [
         ("one\nline two\n\n \nthree\r\n\r\n\r\nfour\n", ["one\nline two", "three", "four"]),
@@ -107,6 +136,7 @@ BAD_FILES = [  # name, content, what the error says
     ("a.jsonl", '{"a": 1} {"b": 2}\n', "bad JSON .*line 1"),
     ("a.jsonl", '{"a": 1}\n[1, 2]\n', "a list instead of an object, .*line 2"),
     ("a.jsonl", "null\n", "null instead of an object, .*line 1"),
+    ("a.jsonl", '[{"a": 1}]', r"a list instead of an object, .*line 1; .* named \.json$"),
     ("a.jsonl", '[{"a": 1},\n {"a": 2}]', r"line 1; a file with one list .* named \.json$"),
     ("a.jsonl", "[" * 100_000, "bad JSON .*line 1"),
     ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "bad JSON .*line 1"),

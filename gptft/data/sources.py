@@ -69,9 +69,9 @@ def load_splits(data, sample, seed, wanted, texts, label=None, columns=None):
     notes += name_fields(list(itertools.chain(*found.values())), wanted, columns)
     missing = [split for split in ("test", "val") if split not in found]
     records = found["train"]
-    labels = [label(record) for record in records] if label else None
     for text in texts:
         keys = [text(record) for record in records]
+        labels = [label(record) for record in records] if label else None
         rows = split_seeded(keys, dict.fromkeys(missing, HELD_OUT), seed, labels)
         if len(set(keys)) > 1 and all(rows.values()):
             break
@@ -129,8 +129,8 @@ def _find_fields(record, wanted):
         for synonym in FIELDS[name].split():
             same = [key for key in record.fields if key.strip().casefold() == synonym]
             if len(same) > 1:
-                what = f"{quoted(same)} may all be the {name}, {record.place}"
-                raise DataError(f"{what}; rename one, or choose one of texts with --columns")
+                hint = "choose with --columns" if name in ("text", "label") else "rename one"
+                raise DataError(f"{quoted(same)} all mean the {name}, {record.place}; {hint}")
             if same:
                 found[name] = same[0]
                 break
@@ -214,17 +214,22 @@ def _read_folder(folder, columns):
             if other in SPLITS and other != split:
                 what = f"a record of split '{other}' in the {split} file"
                 raise DataError(f"{what}, {record.place}; move or relabel it")
+    if (folder / "train" / "unsup").is_dir():  # in aclImdb/
+        unused.append("train/unsup")
     notes = [f"{folder}: unused files: {quoted(unused)}"] if unused else []
     return found or _read_class_folders(folder), notes
 
 
 def _read_class_folders(folder):
-    """The texts SPLIT/CLASS/NAME.txt, as in aclImdb/ -> records by split."""
+    """The texts SPLIT/CLASS/NAME.txt, as in aclImdb/ -> records by split.
+
+    Those in the folder unsup have no class, and are left out.
+    """
     found = {}
     for path in sorted(folder.glob("*/*/*.txt")):
         name = path.relative_to(folder).with_suffix("")
         split, label, _ = name.parts
-        if label != "unsup":  # has no class
+        if label != "unsup":
             fields = {"id": name.as_posix(), "label": label, "text": read_text(path)}
             found.setdefault(_split_of(split), []).append(Record(path, 1, fields))
     return found
