@@ -7,6 +7,7 @@ import pytest
 
 from gptft.data.classification import IMDbDataset, Review, load_reviews
 from gptft.errors import DataError
+from gptft.predict import read_texts
 
 
 def folder(path, train, val, test):
@@ -65,38 +66,56 @@ def test_ids(tmp_path):
 
 @pytest.mark.parametrize(
     "name, header, row, columns, note",
-    [  # Kaggle's IMDb, SST-2, SMS spam (UCI and Kaggle), AG News, Sentiment140
+    [  # Kaggle's IMDb, SST-2, a spreadsheet, SMS spam (UCI's and Kaggle's), AG News
         (
             "a.csv",
-            "Review,sentiment",
-            '"{}",{}',
+            "Review,sentiment\n",
+            '"{}",{}\n',
             None,
             "text from 'Review', label from 'sentiment'",
         ),
-        ("a.tsv", "sentence\tlabel", "{}\t{}", None, "text from 'sentence', label from 'label'"),
+        (
+            "a.tsv",
+            "sentence\tlabel\n",
+            "{}\t{}\n",
+            None,
+            "text from 'sentence', label from 'label'",
+        ),
         (
             "a.csv",
-            "n;class;body",
-            "7;{1};{0}",
+            "7;class;body\n",
+            "7;{1};{0}\n",
             None,
-            "text from 'body', label from 'class'; unused: 'n'",
+            "text from 'body', label from 'class'; unused: '7'",
         ),
-        ("a.tsv", None, "{1}\t{0}", "2,1", "text from '2', label from '1'"),
-        ("a.csv", "v1,v2,", '{1},"{0}",', "v2,v1", "text from 'v2', label from 'v1'; unused: '3'"),
-        ("a.csv", None, '"{1}","t","{0}"', "3,1", "text from '3', label from '1'; unused: '2'"),
-        ("a.csv", "label,text", '"{}",{}', "label,text", "text from 'label', label from 'text'"),
+        ("a.tsv", "", "{1}\t{0}\n", "2,1", "text from '2', label from '1'"),
+        (
+            "a.csv",
+            "v1,v2,\n",
+            '{1},"{0}",\n',
+            "v2,v1",
+            "text from 'v2', label from 'v1'; unused: '3'",
+        ),
+        ("a.csv", "", '"{1}","t","{0}"\n', "3,1", "text from '3', label from '1'; unused: '2'"),
+        (
+            "a.csv",
+            "label,text\n",
+            '"{}",{}\n',
+            "label,text",
+            "text from 'label', label from 'text'",
+        ),
     ],
 )
 def test_columns(tmp_path, name, header, row, columns, note):
-    lines = [header] * bool(header) + [
-        row.format(f"one<br /><br/>two {i}", i % 2) for i in range(20)
-    ]
+    lines = [row.format(f"one<br /><br/>two {i}", i % 2) for i in range(20)]
     path = tmp_path / name
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text(header + "".join(lines), encoding="utf-8")
     reviews = load_reviews(path, columns=columns)
     found = {(row.text, row.label) for rows in reviews.splits.values() for row in rows}
     assert found == {(f"one two {i}", i % 2) for i in range(20)}
     assert reviews.notes[:2] == [note, "<br /> became a space in 20 texts"]
+    texts = [record.fields["text"] for record in read_texts([], path, columns)]
+    assert texts == [f"one two {i}" for i in range(20)]
 
 
 def test_the_usual_name_comes_first(tmp_path):

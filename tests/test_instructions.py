@@ -141,24 +141,22 @@ SPLITS = [
 @pytest.mark.parametrize(
     "form",
     [
-        {"instruction": "Say hi.", "output": "Hi!"},
-        {"instruction": "Say hi.", "input": None, "output": " Hi!"},
-        {"prompt": "Say hi.", "completion": "Hi!"},
-        {"prompt": "Say hi.", "response": "Hi!"},
-        {"question": "Say hi.", "answer": "Hi!"},
-        {"Instruction": "Say hi.", "context": "", "response": "Hi!", "category": "chat"},
-        {"instruction": "Say hi.", "output": "Hi!", "prompt": "### Say hi.", "answer": "no"},
-        {"conversations": [{"from": "human", "value": "Say hi."}, {"from": "gpt", "value": "Hi!"}]},
-        {
-            "messages": [
-                {"role": "user", "content": " Say hi. "},
-                {"role": "assistant", "content": "Hi!\n"},
-            ]
-        },
+        '{"instruction": "Say hi.", "output": "Hi!"}',
+        '{"instruction": "Say hi.", "input": null, "output": " Hi!"}',
+        '{"Instruction": "Say hi.", "context": "", "response": "Hi!", "category": "chat"}',
+        '{"instruction": "Say hi.", "output": "Hi!", "prompt": "### Say hi.", "answer": "no"}',
+        '{"prompt": "Say hi.", "completion": "Hi!"}',
+        '{"prompt": "Say hi.", "response": "Hi!"}',
+        '{"question": "Say hi.", "answer": "Hi!"}',
+        '{"messages": [{"role": "user", "content": " Say hi. "},'
+        ' {"role": "assistant", "content": "Hi!\\n"}]}',
+        '{"conversations": [{"from": "human", "value": "Say hi."},'
+        ' {"from": "gpt", "value": "Hi!"}]}',
     ],
 )
 def test_all_forms_give_the_same_example(tmp_path, form):
-    found = load(tmp_path / "my.jsonl", [form | {"split": "train", "id": "a"}, *SPLITS])
+    mine = json.loads(form) | {"split": "train", "id": "a"}
+    found = load(tmp_path / "my.jsonl", [mine, *SPLITS])
     assert found.splits == {
         "train": [Example("a", "Say hi.", "", "Hi!")],
         "val": [Example(2, "Add.", "1, 2", "3")],
@@ -175,18 +173,16 @@ def test_a_synonym_of_input_and_the_note(tmp_path):
     assert found.notes[0].endswith("input from 'input', output from 'output'; unused: 'n'")
 
 
+TURNS = """[{"role": "system", "content": "Be kind. "}, {"role": "user", "content": "Hi?"},
+    {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"}]"""
+
+
 def test_conversations(tmp_path):
     """The system's turn goes before the instruction, and the first exchange is used."""
-    turns = [
-        ("system", "Be kind. "),
-        ("user", "Hi?"),
-        ("assistant", "Hi!"),
-        ("user", "a"),
-        ("assistant", "b"),
-    ]
-    messages = [{"role": role, "content": text} for role, text in turns]
-    rows = [{"messages": messages, "prompt": "Hi?"}, {"messages": messages[1:3]}]
-    found = load(tmp_path / "my.jsonl", [row | {"split": "train"} for row in rows] + SPLITS)
+    turns = json.loads(TURNS)
+    rows = [{"messages": of, "prompt": "Hi?", "split": "train"} for of in (turns, turns[1:3])]
+    found = load(tmp_path / "my.jsonl", rows + SPLITS)
     asked = [(example.instruction, example.output) for example in found.splits["train"]]
     assert asked == [("Be kind.\n\nHi?", "Hi!"), ("Hi?", "Hi!")]
     assert "train: 1 conversations go on after the exchange that is used" in found.notes

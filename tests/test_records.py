@@ -85,9 +85,7 @@ def test_quotes_between_tabs(tmp_path, name, content, text):
 def test_columns_without_names(tmp_path):
     """Kaggle's SMS spam has three without a name; other files have no header at all."""
     path = write(tmp_path / "a.csv", '"x; y; z",b,,\n1,2,,\n')
-    assert [record.fields for record in read_records(path)] == [
-        {"x; y; z": "1", "b": "2", "3": "", "4": ""}
-    ]
+    assert [*read_records(path)[0].fields] == ["x; y; z", "b", "3", "4"]
     found = read_records(path, columns="2,1")
     assert [(record.number, record.fields["1"]) for record in found] == [(1, "x; y; z"), (2, "1")]
 

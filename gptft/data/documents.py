@@ -34,9 +34,10 @@ def load_documents(data, seed, columns=None):
     """
 
     def label_of(record):
+        """The class to stratify by, or "" without one."""
         try:
             return label_field(record)
-        except DataError:  # none is needed here
+        except DataError:
             return ""
 
     wanted = ("text", "label")

@@ -250,7 +250,7 @@ def text_field(record, name="text"):
     if not isinstance(text, str):
         what = f"field '{name}' is {json_type(text)} instead of a string"
         raise DataError(f"{what}, {record.place}; put its text between quotes")
-    if not text or text.isspace():
+    if not text.strip():
         raise DataError(f"field '{name}' is empty, {record.place}; fill it in or remove the record")
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise DataError(f"half a character (lone surrogate) in '{name}', {record.place}; repair it")

@@ -59,10 +59,11 @@ def load_splits(data, sample, seed, wanted, texts, label=None, columns=None):
     path = SAMPLES / sample if data == "sample" else Path(data)
     if not path.exists():
         raise DataError(f"no such file or folder, {path}; {_how_to_make(path)}")
+    notes = []
     if path.is_dir():
-        found, notes = _read_folder(path, columns)
+        found = _read_folder(path, columns, notes)
     else:
-        found, notes = _by_split_field(read_records(path, columns)), []
+        found = _by_split_field(read_records(path, columns))
     if "train" not in found:
         hint = 'add train.jsonl to a folder, or "split": "train" to records'
         raise DataError(f"no training records, {'; '.join(notes) or path}; {hint}")
@@ -101,12 +102,11 @@ def name_fields(records, wanted, columns=None):
     HTML's line breaks, which become spaces. Raises DataError if two fields have equal claims.
     """
     chosen = dict(zip(wanted, columns.split(","))) if columns else {}
-    others = [name for name in wanted if name not in chosen]
     found, n_breaks = {}, 0  # the names in a record -> {wanted field: its name there}
     for record in records:
         names = tuple(record.fields)
         if names not in found:
-            found[names] = chosen | _find_fields(record, others)
+            found[names] = chosen | _find_fields(record, wanted[len(chosen) :])
         values = {name: field(record, origin) for name, origin in found[names].items()}
         if isinstance(values.get("text"), str):
             values["text"], n = LINE_BREAK.subn(" ", values["text"])
@@ -114,9 +114,10 @@ def name_fields(records, wanted, columns=None):
         record.fields.update(values)
     used = dict.fromkeys(pair for fields in found.values() for pair in fields.items())
     note = ", ".join(f"{name} from {origin!r}" for name, origin in used)
-    origins = [origin for _, origin in used]
-    unused = dict.fromkeys(name for names in found for name in names if name not in origins)
-    notes = [f"{note}; unused: {quoted(unused)}" if unused else note]
+    unused = set(itertools.chain(*found)) - {origin for _, origin in used}
+    if unused:
+        note += f"; unused: {quoted(sorted(unused))}"
+    notes = [note]
     if n_breaks:
         notes.append(f"<br /> became a space in {n_breaks:,} texts")
     return notes
@@ -192,8 +193,8 @@ def _how_to_make(path):
     return f"make it with: python -m data_prep.{path.name}{out}"
 
 
-def _read_folder(folder, columns):
-    """A folder -> (its records by split, a note of the data files that are no split).
+def _read_folder(folder, columns, notes):
+    """A folder's records by split. A note of the data files that are no split is added to `notes`.
 
     Raises DataError for two files of one split, or a wrong label.
     """
@@ -216,8 +217,9 @@ def _read_folder(folder, columns):
                 raise DataError(f"{what}, {record.place}; move or relabel it")
     if (folder / "train" / "unsup").is_dir():  # in aclImdb/
         unused.append("train/unsup")
-    notes = [f"{folder}: unused files: {quoted(unused)}"] if unused else []
-    return found or _read_class_folders(folder), notes
+    if unused:
+        notes.append(f"{folder}: unused files: {quoted(unused)}")
+    return found or _read_class_folders(folder)
 
 
 def _read_class_folders(folder):
@@ -229,7 +231,7 @@ def _read_class_folders(folder):
     for path in sorted(folder.glob("*/*/*.txt")):
         name = path.relative_to(folder).with_suffix("")
         split, label, _ = name.parts
-        if label != "unsup":
+        if label != "unsup" and _split_of(split) in SPLITS:
             fields = {"id": name.as_posix(), "label": label, "text": read_text(path)}
             found.setdefault(_split_of(split), []).append(Record(path, 1, fields))
     return found
@@ -255,9 +257,7 @@ def _by_split_field(records):
 
 def _shared_texts(splits, text):
     """A note for each pair of splits that share texts."""
-    texts = {}
-    for split, records in splits.items():
-        texts[split] = {text(record) for record in records}
+    texts = {split: set(map(text, records)) for split, records in splits.items()}
     notes = []
     for one, other in itertools.combinations(SPLITS, 2):
         shared = len(texts[one] & texts[other])
