@@ -175,7 +175,7 @@ def test_a_synonym_of_input_and_the_note(tmp_path):
 
 TURNS = """[{"role": "system", "content": "Be kind. "}, {"role": "user", "content": "Hi?"},
     {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "a"},
-    {"role": "assistant", "content": "b"}]"""
+    {"role": "assistant", "content": "b"}, {"role": "system", "content": "c"}]"""
 
 
 def test_conversations(tmp_path):
@@ -185,6 +185,7 @@ def test_conversations(tmp_path):
     found = load(tmp_path / "my.jsonl", rows + SPLITS)
     asked = [(example.instruction, example.output) for example in found.splits["train"]]
     assert asked == [("Be kind.\n\nHi?", "Hi!"), ("Hi?", "Hi!")]
+    assert found.notes[0].startswith("messages from 'messages', split from 'split', instruction")
     assert "train: 1 conversations go on after the exchange that is used" in found.notes
 
 
@@ -193,7 +194,9 @@ def test_inputs_are_split_if_all_instructions_are_equal(tmp_path):
     found = load(tmp_path / "my.jsonl", rows)
     assert [len(examples) for examples in found.splits.values()] == [160, 20, 20]
     sides = [{example.input for example in examples} for examples in found.splits.values()]
-    assert sum(map(len, sides)) == 20 and len(found.notes) == 2
+    assert sum(map(len, sides)) == 20
+    rows = [rows[i] | {"split": split} for i, split in enumerate(("train", "train", "val", "test"))]
+    assert len(load(tmp_path / "my.jsonl", rows).notes) == 1  # no text in both train and val
 
 
 def test_equal_instructions_stay_on_one_side(tmp_path):

@@ -71,23 +71,24 @@ def test_all_forms_hold_the_same_records(tmp_path, name, encoding):
         ('"No" he "said"\t1', '"No" he "said"'),
         ('"He ""said"" no"\t1', 'He "said" no'),
         ('"\t1', '"'),
-        ('"over\nlines"\t1', "over\nlines"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
 def test_quotes_between_tabs(tmp_path, name, content, text):
     """SST-2 and SMS spam have quotes that are only text; a spreadsheet's surround a field."""
-    others = "" if "\n" in text else '"b\t2\nc"\t3\n'
-    path = write(tmp_path / name, f"text\tlabel\n{content}\n{others}")
+    path = write(tmp_path / name, f'text\tlabel\n{content}\n"b\t2\nc"\t3\n')
     assert read_records(path)[0].fields == {"text": text, "label": "1"}
 
 
 def test_columns_without_names(tmp_path):
     """Kaggle's SMS spam has three without a name; other files have no header at all."""
-    path = write(tmp_path / "a.csv", '"x; y; z",b,,\n1,2,,\n')
-    assert [*read_records(path)[0].fields] == ["x; y; z", "b", "3", "4"]
+    path = write(tmp_path / "a.csv", '"x; y; z; u; v",b,,\n1,2,,\n')
+    assert [*read_records(path)[0].fields] == ["x; y; z; u; v", "b", "3", "4"]
     found = read_records(path, columns="2,1")
-    assert [(record.number, record.fields["1"]) for record in found] == [(1, "x; y; z"), (2, "1")]
+    assert [(record.number, record.fields["1"]) for record in found] == [
+        (1, "x; y; z; u; v"),
+        (2, "1"),
+    ]
 
 
 @pytest.mark.parametrize(
