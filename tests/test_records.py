@@ -139,7 +139,7 @@ BAD_FILES = [  # name, content, what the error says
     ("a.jsonl", '[{"a": 1},\n {"a": 2}]', r"line 1; a file with one list .* named \.json$"),
     ("a.jsonl", "[" * 100_000, "bad JSON .*line 1"),
     ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "bad JSON .*line 1"),
-    ("a.jsonl", '{"a": NaN}', r"bad JSON \(NaN is not JSON\), .*line 1"),
+    ("a.jsonl", '{"a": NaN}', r"bad JSON \(NaN is not JSON, use null\), .*line 1"),
     ("a.json", '[{"a": -Infinity}]', "-Infinity is not JSON"),
     ("a.json", '{"a": 1}\n{"a": 2}\n', r"bad JSON .*line 2.*name it \.jsonl"),
     ("a.json", '{"a": 1}', "an object instead of a list"),

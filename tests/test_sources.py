@@ -76,7 +76,7 @@ NAMED = "text from 'text', label from 'label'"
 
 
 def load(data, seed=0):
-    return load_splits(data, "reviews.jsonl", seed, ("text", "label"), [text_field], label_field)
+    return load_splits(data, "reviews.jsonl", seed, [text_field], label_field)
 
 
 def sizes(source):

@@ -59,8 +59,7 @@ def load_reviews(source="sample", seed=0, columns=None):
     Raises DataError for a bad record, a single class, a label in val or test that train has not, or
     an id that occurs twice in a split.
     """
-    wanted = ("text", "label")
-    found = load_splits(source, "reviews.jsonl", seed, wanted, [text_field], label_field, columns)
+    found = load_splits(source, "reviews.jsonl", seed, [text_field], label_field, columns)
     records = dict(found.splits)
     labels = _labels_of(records, bool(columns) and columns[0].isdigit())
     if source == "sample":

@@ -40,8 +40,7 @@ def load_documents(data, seed, columns=None):
         except DataError:
             return ""
 
-    wanted = ("text", "label")
-    source = load_splits(data, "reviews.jsonl", seed, wanted, [text_field], label_of, columns)
+    source = load_splits(data, "reviews.jsonl", seed, [text_field], label_of, columns)
     splits = {
         split: [text_field(record) for record in records]
         for split, records in source.splits.items()

@@ -129,7 +129,7 @@ def load_instructions(source="sample", seed=0):
         return "\n".join(read_example(record)[1:3])
 
     keys = [instruction_of, prompt_of]
-    found = load_splits(source, "instructions.jsonl", seed, WANTED, keys)
+    found = load_splits(source, "instructions.jsonl", seed, keys, wanted=WANTED)
     splits, notes = {}, list(found.notes)
     for split, records in found.splits.items():
         examples, more = read_examples(records)

@@ -126,7 +126,7 @@ def decode(data, path, line=1):
 
 
 def _reject_constant(name):
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not JSON, use null")
 
 
 JSON = json.JSONDecoder(parse_constant=_reject_constant)  # json.loads accepts NaN and Infinity

@@ -1,7 +1,8 @@
 """What `--data` names, read and divided into train, val and test.
 
-A source is "sample" (the bundled texts), a folder with a file for each split, or one file. If it
-has no val or test, one is split off its training records, by one function for every script: seeded,
+A source is "sample" (the bundled texts), a folder with a file for each split, or one file. Its
+fields are found under the names that people give them, and a note says which are used. If it has no
+val or test, one is split off its training records, by one function for every script: seeded,
 stratified by label, and independent of the order of the file. Equal texts always end up on the same
 side, so that no model is tested on a text it was trained on.
 """
@@ -40,7 +41,7 @@ class Source(NamedTuple):
     notes: list[str]
 
 
-def load_splits(data, sample, seed, wanted, texts, label=None, columns=None):
+def load_splits(data, sample, seed, texts, label=None, columns=None, wanted=("text", "label")):
     """Read what `--data` names -> Source, always with train, val and test.
 
     Args:
@@ -49,10 +50,10 @@ def load_splits(data, sample, seed, wanted, texts, label=None, columns=None):
             field `split`.
         sample: the file in assets/samples that "sample" means.
         seed: int, of a split that is made here.
-        wanted, columns: as in `name_fields`.
         texts: functions Record -> str, the text that must not occur on both sides of a split. The
             first one is used under which records differ and can be split.
         label: Record -> str, the class to stratify by, or None.
+        columns, wanted: as in `name_fields`.
 
     Raises DataError.
     """
