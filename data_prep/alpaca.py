@@ -19,9 +19,9 @@ from pathlib import Path
 
 from data_prep.download import download, file_digest
 from data_prep.folder import check_writable, write_folder
-from gptft.data.instructions import read_examples
+from gptft.data.instructions import WANTED, read_examples
 from gptft.data.records import read_records
-from gptft.data.sources import split_seeded
+from gptft.data.sources import name_fields, split_seeded
 from gptft.errors import DataError, Parser, command
 
 URL = (
@@ -87,7 +87,11 @@ def main(argv=None):
     source = args.file or args.out.parent / "alpaca_gpt4_data.json"
     if not args.file:
         download([URL], source, git_blob=GIT_BLOB)
-    examples, counts = clean(read_examples(read_records(source)))
+    records = read_records(source)
+    notes = name_fields(records, WANTED)
+    examples, more = read_examples(records)
+    print(*notes, *more, sep="\n")
+    examples, counts = clean(examples)
     splits = make_splits(examples, args.seed)
     if not all(splits.values()):
         raise DataError(f"{len(examples)} usable records are too few to split, {source}; add some")

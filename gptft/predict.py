@@ -22,6 +22,7 @@ from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
 from gptft.data.records import Record, decode, read_records, suffix_of, text_field
+from gptft.data.sources import LINE_BREAK, name_fields
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
 from gptft.evaluation.classification import explain, log_probabilities
@@ -43,9 +44,10 @@ def parse(argv):
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help=".txt with a text a line; or .jsonl, .csv or .json with a field text and perhaps id, "
-        "which otherwise is the number of the line",
+        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv with a field text and "
+        "perhaps id, which otherwise is the number of the line",
     )
+    parser.add_argument("--columns", metavar="TEXT", help="name or number of the texts in --file")
     parser.add_argument("--explain", action="store_true", help="show what each token contributed")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
@@ -75,9 +77,12 @@ def main(argv):
     if is_typed:
         print_note("enter a text a line; Ctrl-D ends")
     in_colour = args.explain and wants_colour()
-    records = iter(read_texts(args.texts, args.file))
+    records = iter(read_texts(args.texts, args.file, args.columns))
     while chunk := list(islice(records, 1 if is_typed else CHUNK)):
-        reviews = [Review(r.fields.get("id", r.number), 0, text_field(r)) for r in chunk]
+        reviews = [
+            Review(r.fields.get("id", r.number), 0, LINE_BREAK.sub(" ", text_field(r)))
+            for r in chunk
+        ]
         dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
         probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()
         for i, (review, p) in enumerate(zip(reviews, probabilities)):
@@ -89,13 +94,15 @@ def main(argv):
             print(line, flush=is_typed)
 
 
-def read_texts(texts, file):
+def read_texts(texts, file, columns=None):
     """Texts, or a file, or standard input -> an iterable of Records with the field `text`."""
     if texts:
         place = Path("command line")
         return [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
     if file and suffix_of(Path(file)) != ".txt":
-        return read_records(file)
+        records = read_records(file, columns)
+        print_note("; ".join(name_fields(records, ("text",), columns)))
+        return records
     return read_lines(file)
 
 

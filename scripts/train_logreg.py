@@ -14,7 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptft.baseline.logistic_regression import train_baseline
-from gptft.data.classification import load_reviews
+from gptft.data.classification import COLUMNS_HELP, load_reviews
 from gptft.errors import Parser, UserError, command, is_first_process, write_atomic
 from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page
@@ -32,9 +32,10 @@ def parse(argv):
     add(
         "--data",
         default="sample",
-        help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .csv or .json "
-        "file with the fields text and label (default: sample)",
+        help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or "
+        ".tsv file of yours, perhaps .gz (default: sample)",
     )
+    add("--columns", metavar="TEXT,LABEL", help=COLUMNS_HELP)
     add("--features", choices=("nbsvm", "unigram"), default="nbsvm", help="default: nbsvm")
     add(
         "--C",
@@ -58,7 +59,7 @@ def main(argv):
     began = time.perf_counter()
 
     # ---------------------------------------------------------------- data
-    reviews = load_reviews(args.data, args.seed)
+    reviews = load_reviews(args.data, args.seed, args.columns)
     command_line = ["python", "scripts/train_logreg.py", *argv]
     run = open_run(args.out, command_line, vars(args), overwrite=args.overwrite)
     if args.data == "sample":
