@@ -37,14 +37,14 @@ ACCEPTED = {
 
 
 def base_folder(folder):
-    """The folder of an adapter's base model -> Path. A folder with a model is its own base.
+    """The folder of an adapter's base model -> Path. A folder without an adapter is its own base.
 
     Raises CheckpointError if the base model is not there.
     """
-    if not (folder / CONFIG).exists() or (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         return folder
     name = _read_config(folder)["base_model_name_or_path"]
-    size = ALIASES.get(name.removeprefix("openai-community/"))
+    size = ALIASES.get(name)
     base = Path("checkpoints") / size if size and not os.path.isdir(name) else Path(name)
     if not os.path.isdir(base):  # Path.is_dir raises OSError for a name that no file can have
         advice = "correct base_model_name_or_path"

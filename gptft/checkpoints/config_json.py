@@ -39,6 +39,13 @@ SUPPORTED = {
 }
 
 
+# The same for keys whose value depends on the model: other heads and losses are refused.
+KINDS = {
+    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [CLASSIFIER], None),
+    "problem_type": (None, "single_label_classification"),
+}
+
+
 class ModelInfo(NamedTuple):
     """What a folder says about its model besides the weights.
 
@@ -59,7 +66,9 @@ def read_model_info(folder):
     Raises CheckpointError that names the file, the key and its value if GPT2 can't be that model.
     """
     if not os.path.isdir(folder):
-        raise CheckpointError(f"no such folder, {folder}; give the folder of a model")
+        what = "a file instead of a folder" if os.path.isfile(folder) else "no such folder"
+        hint = "give the folder of a model, with config.json and model.safetensors"
+        raise CheckpointError(f"{what}, {folder}; {hint}")
     path = folder / "config.json"
     if path.exists():
         return _read_config_json(path, read_json(path))
@@ -104,7 +113,7 @@ def _read_config_json(path, content):
             f"{path}; only GPT-2 can be loaded"
         )
     config = _read_config(path, content, SIZES)
-    for key, values in (SUPPORTED | {"n_inner": (None, 4 * config.n_embd)}).items():
+    for key, values in (SUPPORTED | KINDS | {"n_inner": (None, 4 * config.n_embd)}).items():
         if content.get(key, values[0]) not in values:
             raise CheckpointError(
                 f"{key} is {content[key]!r} instead of {' or '.join(map(repr, values))}, "
