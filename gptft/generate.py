@@ -9,13 +9,13 @@ Not here: a memory of the conversation in --interactive; the models are tuned on
 
 import codecs
 import json
+import os
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptft.checkpoints.config_json import read_model_info
-from gptft.checkpoints.folders import load_model
+from gptft.checkpoints.folders import load_model, read_model_info
 from gptft.config import DEVICES, PRECISIONS, option, parse_options
 from gptft.data.instructions import TEMPLATES
 from gptft.data.records import read_records, text_field
@@ -110,9 +110,8 @@ def find_model(name=None, classifier=False):
     """
     if name:
         return model_folder(name), "as asked"
-    runs = list(Path("runs").rglob("model.safetensors"))
-    runs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in runs:
+    runs = sorted(Path("runs").rglob("model.safetensors"), key=os.path.getmtime)
+    for path in reversed(runs):
         try:
             info = read_model_info(path.parent)
         except CheckpointError:

@@ -28,21 +28,18 @@ SIZES = {
     "n_layer": "n_layer",
     "n_head": "n_head",
 }
-# The values with which GPT-2 is computed here; the first is transformers' default.
+# The values with which GPT-2 is computed here; the first is transformers' default. A model of
+# another architecture has another head, and with another type of problem its logits mean something
+# else.
 SUPPORTED = {
+    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [CLASSIFIER], None),
+    "problem_type": (None, "single_label_classification"),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
-}
-
-
-# The same for keys whose value depends on the model: other heads and losses are refused.
-KINDS = {
-    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [CLASSIFIER], None),
-    "problem_type": (None, "single_label_classification"),
 }
 
 
@@ -86,8 +83,8 @@ def config_json(info):
     config = info.config
     attention_dropout = config.attention_dropout
     end = END_OF_TEXT if config.vocab_size > END_OF_TEXT else None
-    content = {
-        "architectures": [CLASSIFIER if info.is_classifier else "GPT2LMHeadModel"],
+    content = {key: values[0] for key, values in SUPPORTED.items()}
+    content |= {
         "model_type": "gpt2",
         **{name: getattr(config, name) for name in SIZES},
         "embd_pdrop": config.dropout,
@@ -96,9 +93,9 @@ def config_json(info):
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
-        **{key: values[0] for key, values in SUPPORTED.items()},
     }
     if info.is_classifier:
+        content["architectures"] = [CLASSIFIER]
         content["id2label"] = {str(i): name for i, name in enumerate(info.class_names)}
         content["label2id"] = {name: i for i, name in enumerate(info.class_names)}
     if info.template or info.special_tokens:
@@ -113,7 +110,7 @@ def _read_config_json(path, content):
             f"{path}; only GPT-2 can be loaded"
         )
     config = _read_config(path, content, SIZES)
-    for key, values in (SUPPORTED | KINDS | {"n_inner": (None, 4 * config.n_embd)}).items():
+    for key, values in (SUPPORTED | {"n_inner": (None, 4 * config.n_embd)}).items():
         if content.get(key, values[0]) not in values:
             raise CheckpointError(
                 f"{key} is {content[key]!r} instead of {' or '.join(map(repr, values))}, "

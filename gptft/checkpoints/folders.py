@@ -29,10 +29,7 @@ from gptft.model import GPT2
 
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
-# A tokenizer's files: Hugging Face's, OpenAI's, and two that no GPT-2 has.
-TOKENIZERS = """tokenizer.json vocab.json merges.txt
-    encoder.json vocab.bpe
-    vocab.txt spiece.model"""
+TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
 END = "<|endoftext|>"
 
 
@@ -46,8 +43,7 @@ def load_model(path, dtype=torch.float32, device="cpu", dropout=None):
     folder = Path(os.path.expanduser(path))
     base = base_folder(folder)
     info = read_model_info(base)
-    for place in {base, folder}:
-        _check_tokenizer(place)
+    _check_tokenizer(base)
     weights = _read_weights(base, info)
     if base != folder:
         weights = apply_adapter(folder, weights)
@@ -158,7 +154,7 @@ def _check_tokenizer(folder):
     With other merges or ids, a text would become other tokens than those that the model was trained
     on. Tokens may be added after <|endoftext|>.
     """
-    for name in TOKENIZERS.split():
+    for name in TOKENIZERS:
         path = folder / name
         if path.is_file() and not _is_gpt2s(path):
             raise CheckpointError(
@@ -198,6 +194,8 @@ def _set_weights(module, weights, dtype, device):
 def _write_tokenizer(folder, n_positions, special_tokens):
     """Write GPT-2's tokenizer as transformers has it; vocab.json equals OpenAI's encoder.json.
 
+    <|endoftext|> begins and ends texts by default; that it also pads them must be written down.
+
     special_tokens: names of the ids after <|endoftext|>. transformers also finds them in texts.
     """
     vocabulary = read_vocabulary() | {END: END_OF_TEXT}
@@ -206,10 +204,6 @@ def _write_tokenizer(folder, n_positions, special_tokens):
     config = {
         "tokenizer_class": "GPT2Tokenizer",
         "model_max_length": n_positions,
-        "add_prefix_space": False,
-        "bos_token": END,
-        "eos_token": END,
-        "unk_token": END,
         "pad_token": END,
     }
     if special_tokens:
