@@ -366,7 +366,8 @@ SWAPPED = IDS | {"a": IDS["b"], "b": IDS["a"]}
         ("tokenizer.json", {"model": {"vocab": IDS, "merges": MERGES}}, True),
         ("tokenizer.json", {"model": {"vocab": SWAPPED, "merges": MERGES}}, False),
         ("tokenizer.json", {"model": {"vocab": IDS, "merges": [*MERGES, "in Ġthe"]}}, False),
-        ("tokenizer.json", {"model": {"vocab": [["a", -1.5]]}}, False),  # of SentencePiece
+        ("tokenizer.json", {"model": {"vocab": [["a", -1.5]], "merges": MERGES}}, False),
+        ("tokenizer.json", {"model": []}, False),
         ("encoder.json", SWAPPED, False),
         ("vocab.bpe", "\n".join(MERGES[1:]), False),
     ],

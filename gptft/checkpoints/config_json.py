@@ -3,7 +3,7 @@
 config.json also describes relatives of GPT-2 (other activations, other scalings of attention) whose
 weights have the same names and shapes. Loaded here, they would compute something else without an
 error. So every key that changes the computation is compared with what GPT-2 does here.
-(`reorder_and_upcast_attn` only changes rounding.)
+(`reorder_and_upcast_attn` only changes rounding. tests/test_folders.py lists all keys.)
 
 Hugging Face has three dropout probabilities: `resid_pdrop` is our dropout, `attn_pdrop` is our
 attention_dropout, and `embd_pdrop` is not read. What transformers has no key for is under "gptft":

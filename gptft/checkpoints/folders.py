@@ -2,11 +2,11 @@
 
 Three kinds of folder hold a model: OpenAI's checkpoint (hparams.json and TensorFlow files), a
 Hugging Face model (config.json and safetensors, in one file or in shards), and a run of ours, which
-is a Hugging Face model with a few more files. A folder with only an adapter loads as its base model
-with the adapter merged. `save_model` writes the Hugging Face form, so that transformers and all
-other programs that read its files can load what was trained here.
+is a Hugging Face model with a few more files. A folder with an adapter loads as its base model with
+the adapter merged. `save_model` writes the Hugging Face form, so that transformers and all other
+programs that read its files can load what was trained here.
 
-Left out: pytorch_model.bin, which is a pickle and may run code.
+Left out: pytorch_model.bin, which is a pickle and may run code; tokenizers other than GPT-2's.
 """
 
 import dataclasses
@@ -167,7 +167,7 @@ def _is_gpt2s(path):
     merges = VOCAB_BPE.read_text(encoding="utf-8").splitlines()[1:]
     if path.suffix != ".json":
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line for line in lines if line[:8] not in ("", "#version")] == merges
+        return [line for line in lines if not line.startswith("#version")] == merges
     vocabulary = read_json(path)
     n_merges = len(merges)
     try:
