@@ -20,6 +20,7 @@ SIZES = {  # OpenAI's name -> Hugging Face's name
     "1558M": "gpt2-xl",
 }
 ALIASES = {alias: size for size, alias in SIZES.items()}
+ALIASES |= {f"openai-community/{alias}": size for alias, size in ALIASES.items()}
 SHAPES = {
     "124M": dict(n_layer=12, n_head=12, n_embd=768),
     "355M": dict(n_layer=24, n_head=16, n_embd=1024),
@@ -68,7 +69,7 @@ class GPT2Config:
         """
         size = ALIASES.get(name, name)
         if size not in SHAPES:
-            known = ", ".join([*SHAPES, *ALIASES])
+            known = ", ".join([*SHAPES, *SIZES.values()])
             raise ValueError(f"unknown model {name!r}; known are {known}")
         return cls(**SHAPES[size])
 

@@ -9,17 +9,18 @@ Not here: a memory of the conversation in --interactive; the models are tuned on
 
 import codecs
 import json
+import os
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptft.checkpoints.folders import load_model
+from gptft.checkpoints.folders import load_model, read_model_info
 from gptft.config import DEVICES, PRECISIONS, option, parse_options
 from gptft.data.instructions import TEMPLATES
 from gptft.data.records import read_records, text_field
-from gptft.data.tokenizer import Tokenizer
-from gptft.errors import UserError, command, read_json, write_text
+from gptft.data.tokenizer import VOCAB_SIZE, Tokenizer
+from gptft.errors import CheckpointError, UserError, command, write_text
 from gptft.generation.decoding import check_room, decode, generate
 from gptft.generation.sampling import Sampling
 from gptft.model import GPT2
@@ -104,17 +105,19 @@ def find_model(name=None, classifier=False):
     """--model -> (its folder, why): the one that is named, or else the newest run of the right
     kind.
 
-    Without such a run, a language model is the bundled one. Raises UserError if there is none.
+    Runs that `load_model` refuses for their config.json are passed over. Without a run of the right
+    kind, a language model is the bundled one. Raises UserError if there is none.
     """
     if name:
         return model_folder(name), "as asked"
-    kind = "GPT2ForSequenceClassification" if classifier else "GPT2LMHeadModel"
-    runs = [path.parent for path in Path("runs").rglob("model.safetensors")]
-    runs = [folder for folder in runs if (folder / "config.json").exists()]
-    runs.sort(key=lambda folder: (folder / "model.safetensors").stat().st_mtime, reverse=True)
-    for folder in runs:
-        if read_json(folder / "config.json").get("architectures") == [kind]:
-            return folder, "the newest run"
+    runs = sorted(Path("runs").rglob("model.safetensors"), key=os.path.getmtime)
+    for path in reversed(runs):
+        try:
+            info = read_model_info(path.parent)
+        except CheckpointError:
+            continue
+        if info.is_classifier == classifier and info.config.vocab_size >= VOCAB_SIZE:
+            return path.parent, "the newest run"
     if classifier:
         hint = "name one with --model, or train one: python scripts/finetune_imdb.py"
         raise UserError(f"no classifier under runs/; {hint}")

@@ -1,5 +1,6 @@
 """`python -m data_prep.gpt2` with a tiny GPT-2 in a folder in place of OpenAI's site."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from mutations import FIXTURES
 from data_prep import gpt2
 from gptft.checkpoints.folders import load_model
 from gptft.config import GPT2Config
-from gptft.data.tokenizer import VOCAB_BPE
+from gptft.data.tokenizer import VOCAB_BPE, read_vocabulary
 from gptft.model import GPT2
 
 OUT = Path("checkpoints/124M")
@@ -26,8 +27,8 @@ def site(tmp_path, monkeypatch):
     site = tmp_path / "official" / "124M"
     site.mkdir(parents=True)
     write_gpt2(site, TINY)
-    for name in ("encoder.json", "vocab.bpe"):
-        (site / name).write_text(name)
+    shutil.copy(VOCAB_BPE, site)
+    (site / "encoder.json").write_text(json.dumps(read_vocabulary() | {"<|endoftext|>": 50256}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpt2, "URLS", [f"{site.parent.as_uri()}/{{size}}/{{file}}"])
     size = (site / gpt2.DATA).stat().st_size

@@ -3,6 +3,7 @@
 tests/fixtures/README.md says how the fixtures were made.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,16 +17,20 @@ from bundle_writer import write_gpt2
 from mutations import FIXTURES
 
 from data_prep.gpt2 import known_answers
+from gptft.checkpoints.config_json import CLASSIFIER, read_model_info
 from gptft.checkpoints.folders import load_model, read_config, save_model
 from gptft.checkpoints.safetensors import read_safetensors, write_safetensors
 from gptft.classifier import GPT2Classifier
 from gptft.config import GPT2Config
+from gptft.data.tokenizer import VOCAB_BPE, Tokenizer, read_vocabulary
 from gptft.errors import CheckpointError
+from gptft.generate import generate
 from gptft.model import GPT2
+from scripts import finetune_alpaca, finetune_imdb, pretrain
 
 TINY = GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1)
 SMALL = GPT2Config(vocab_size=50257, n_positions=8, n_embd=6, n_layer=1, n_head=2, dropout=0.25)
-PEERS = "transformers is the oracle here, and is not installed"
+PEERS = "transformers and peft are the oracles here, and are not installed"
 
 
 def expected(name):
@@ -115,6 +120,11 @@ def test_half_precision_files_become_float32(tmp_path):
     assert {weight.dtype for weight in load_model(tmp_path).parameters()} == {torch.float32}
 
 
+def test_a_path_in_the_home_folder(hf_lm, monkeypatch):
+    monkeypatch.setenv("HOME", str(hf_lm.parent))
+    assert read_config("~/hf_lm") == load_model("~/hf_lm").config
+
+
 # ---------------------------------------------------------------- saving
 
 
@@ -176,50 +186,132 @@ def test_a_small_vocabulary_has_no_tokenizer(tmp_path):
 # ---------------------------------------------------------------- transformers
 
 
-def test_transformers_loads_our_language_model(tmp_path, tokenizer):
-    transformers = pytest.importorskip("transformers", reason=PEERS)
-    model = random_weights(GPT2(SMALL))
-    save_model(model, tmp_path)
-    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    token_ids = torch.randint(0, 50257, (3, 8))
-    with torch.no_grad():
-        close(theirs.eval()(token_ids).logits, model(token_ids))
-    text = "Hello wörld, 3.14 \n\n and "
-    found = transformers.AutoTokenizer.from_pretrained(tmp_path)(text + "<|endoftext|>")
-    assert found["input_ids"] == [*tokenizer.encode(text), tokenizer.eot]
+LORA = "--train lora --learning-rate 0.1"  # added twice, such an adapter changes every logit
+TEXTS = ["One", "Hello wörld, 3.14 \n\n and ", "a fine film"]
 
 
-def test_transformers_loads_our_classifier_and_saves_it_again(tmp_path):
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        (pretrain, ""),
+        (finetune_imdb, ""),
+        (finetune_imdb, LORA),
+        (finetune_alpaca, "--template special --test-prompts 0"),
+        (finetune_alpaca, f"{LORA} --test-prompts 0"),
+    ],
+)
+def test_transformers_gives_our_logits_for_the_folder_of_a_run(
+    tmp_path, monkeypatch, script, flags
+):
     transformers = pytest.importorskip("transformers", reason=PEERS)
-    model = random_weights(GPT2Classifier(SMALL, class_names=["ham", "spam"]))
-    save_model(model, tmp_path)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert theirs.config.id2label == {0: "ham", 1: "spam"}
-    lengths = torch.tensor([8, 3, 1])
-    mask = torch.arange(8) < lengths[:, None]
-    token_ids = torch.randint(0, 50256, (3, 8)).where(mask, 50256)
-    with torch.no_grad():
-        logits = theirs(token_ids, attention_mask=mask.long()).logits
-        close(logits, model(token_ids, lengths))
-    theirs.save_pretrained(tmp_path / "theirs")
-    assert same_weights(load_model(tmp_path / "theirs"), model)
+    monkeypatch.chdir(tmp_path)
+    base = GPT2(GPT2Config(n_positions=64, n_embd=8, n_layer=1, n_head=2))
+    save_model(random_weights(base), "base")
+    row = '{"text": "t %d", "label": "%d", "instruction": "do %d", "output": "it"}\n'
+    Path("my.jsonl").write_text("".join(row % (i, i % 2, i) for i in range(20)))
+    argv = f"--data my.jsonl --model base --out run --max-length 32 --max-steps 1 {flags}"
+    assert script.main(argv.split()) == 0
+    model = load_model("run").requires_grad_(False)
+    body = getattr(model, "transformer", model)
+
+    tokenizer = Tokenizer(body.special_tokens)
+    rows = [tokenizer.encode(text) for text in TEXTS]
+    tokenize = transformers.AutoTokenizer.from_pretrained("run")
+    batch = tokenize(TEXTS, padding=True, return_tensors="pt")
+    token_ids, mask = batch["input_ids"], batch["attention_mask"] == 1
+    assert [ids[real].tolist() for ids, real in zip(token_ids, mask)] == rows
+    special = "".join(tokenizer.special)
+    assert tokenize(special)["input_ids"] == list(tokenizer.special.values())
+    hidden = transformers.AutoModel.from_pretrained("run").eval()(**batch).last_hidden_state
+    close(hidden[mask] @ body.wte.weight.T, body(token_ids)[mask])
+
+    kind, real, logits = "CausalLM", mask, body(token_ids)
+    if model is not body:
+        kind, real, logits = "SequenceClassification", ..., model(token_ids, mask.sum(1))
+    load = getattr(transformers, f"AutoModelFor{kind}").from_pretrained
+    loaded = [load("run")]
+    if "lora" in flags:
+        peft = pytest.importorskip("peft", reason=PEERS)
+        loaded.append(load("run/adapter"))
+        loaded.append(getattr(peft, f"AutoPeftModelFor{kind}").from_pretrained("run/adapter"))
+    for theirs in loaded:
+        close(theirs.eval()(**batch).logits[real], logits[real])
+
+    if model is body:
+        pipeline = transformers.pipeline("text-generation", "run")
+        found = pipeline(TEXTS, batch_size=3, max_new_tokens=9, do_sample=False)
+        for (result,), row, ids in zip(found, rows, generate(model, rows, 9, temperature=0)):
+            assert result["generated_text"] == tokenizer.decode(row + ids)
+    else:
+        pipeline = transformers.pipeline("text-classification", "run")
+        for result, p in zip(pipeline(TEXTS, batch_size=3, top_k=None), logits.softmax(1)):
+            scores = {row["label"]: row["score"] for row in result}
+            assert scores == pytest.approx(dict(zip("01", p.tolist())), abs=1e-5)
 
 
 # ---------------------------------------------------------------- refused
 
 
+# A value other than hf_lm's for every key of transformers' GPT2Config.
+REFUSED = {
+    "model_type": "gpt_neo",
+    "architectures": ["GPT2DoubleHeadsModel"],
+    "problem_type": "regression",
+    "activation_function": "relu",
+    "layer_norm_epsilon": 1e-6,
+    "scale_attn_weights": False,
+    "scale_attn_by_inverse_layer_idx": True,
+    "add_cross_attention": True,
+    "tie_word_embeddings": False,
+    "n_inner": 24,
+}
+HONOURED = {
+    "vocab_size": 81,
+    "n_positions": 17,
+    "n_embd": 15,
+    "n_layer": 3,
+    "n_head": 4,
+    "resid_pdrop": 0.2,
+    "attn_pdrop": 0.2,
+    "architectures": [CLASSIFIER],
+    "id2label": {"0": "a", "1": "b"},
+}
+NO_EFFECT = {
+    "architectures": ["GPT2Model"],
+    "problem_type": "single_label_classification",
+    "activation_function": "gelu_pytorch_tanh",  # the same function
+    "n_inner": 48,  # 4 * n_embd, as without the key
+    "gptft": {"pooling": "last"},  # of the first edition
+    "embd_pdrop": 0.2,  # resid_pdrop replaces it
+    "label2id": {"a": 0, "b": 1},  # id2label has the same names
+    "bos_token_id": 1,  # <|endoftext|> always begins, ends and pads
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "reorder_and_upcast_attn": True,  # rounds differently
+    "initializer_range": 0.5,  # of new weights
+    "summary_type": "mean",  # of GPT2DoubleHeadsModel, as the next four
+    "summary_use_proj": False,
+    "summary_activation": "tanh",
+    "summary_proj_to_labels": False,
+    "summary_first_dropout": 0.5,
+    "is_encoder_decoder": True,  # GPT-2 has no encoder
+    "chunk_size_feed_forward": 1,  # saves memory
+    "use_cache": False,  # how a program calls the model, as the next six
+    "return_dict": False,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "dtype": "float16",
+    "transformers_version": "4.0.0",
+    "_name_or_path": "gpt2",
+}
+
+
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("model_type", "gpt_neo"),
-        ("activation_function", "relu"),
-        ("layer_norm_epsilon", 1e-6),
-        ("scale_attn_weights", False),
-        ("scale_attn_by_inverse_layer_idx", True),
-        ("add_cross_attention", True),
-        ("tie_word_embeddings", False),
-        ("n_inner", 24),
+        *REFUSED.items(),
+        ("architectures", ["GPT2ForTokenClassification"]),
+        ("problem_type", "multi_label_classification"),
         ("n_layer", "2"),
         ("n_layer", 10**6),
         ("n_embd", 0),
@@ -227,7 +319,6 @@ def test_transformers_loads_our_classifier_and_saves_it_again(tmp_path):
         ("n_head", 5),
         ("resid_pdrop", 1.5),
         ("resid_pdrop", "0.1"),
-        ("gptft", {"pooling": "mean"}),
         ("gptft", {"template": ["short"]}),
         ("gptft", {"special_tokens": ["<new>"]}),  # the vocabulary has no id for it
         ("gptft", "short"),
@@ -244,16 +335,55 @@ def test_other_models_are_refused_by_key_and_value(hf_lm, key, value):
         load_model(hf_lm)
 
 
-def test_mean_pooling_is_refused_by_name(hf_lm):
-    edit_json(hf_lm / "config.json", gptft={"pooling": "mean"})
-    with pytest.raises(CheckpointError, match="mean-pooled classifier of the first edition"):
-        load_model(hf_lm)
+def test_other_keys_are_honoured_or_have_no_effect(hf_lm):
+    path = hf_lm / "config.json"
+    before, text = read_model_info(hf_lm), path.read_text()
+    for key, value in [*HONOURED.items(), *NO_EFFECT.items()]:
+        edit_json(path, **{key: value})
+        assert (read_model_info(hf_lm) == before) == (HONOURED.get(key) != value), key
+        path.write_text(text)
 
 
-def test_harmless_keys_load(hf_lm):
-    changes = {"reorder_and_upcast_attn": True, "n_inner": 48, "gptft": {"pooling": "last"}}
-    edit_json(hf_lm / "config.json", activation_function="gelu_pytorch_tanh", **changes)
-    assert same_weights(load_model(hf_lm), load_model(FIXTURES / "hf_lm"))
+def test_no_key_of_transformers_is_missing():
+    config = pytest.importorskip("transformers", reason=PEERS).GPT2Config
+    keys = config().to_dict().keys() | {field.name for field in dataclasses.fields(config)}
+    assert keys <= REFUSED.keys() | HONOURED.keys() | NO_EFFECT.keys()
+
+
+MERGES = VOCAB_BPE.read_text(encoding="utf-8").splitlines()[1:]
+IDS = read_vocabulary() | {"<|endoftext|>": 50256}
+SWAPPED = IDS | {"a": IDS["b"], "b": IDS["a"]}
+
+
+@pytest.mark.parametrize(
+    "file, content, is_gpt2s",
+    [
+        ("vocab.json", IDS | {"<new>": 50257}, True),
+        ("vocab.json", SWAPPED, False),
+        ("vocab.json", read_vocabulary() | {"<pad>": 50256}, False),
+        ("merges.txt", "\r\n".join([*MERGES, ""]), True),  # old files have no version
+        ("merges.txt", "\n".join(["#version: 0.2", *MERGES[1::-1], *MERGES[2:]]), False),
+        ("tokenizer.json", {"model": {"vocab": IDS, "merges": MERGES}}, True),
+        ("tokenizer.json", {"model": {"vocab": SWAPPED, "merges": MERGES}}, False),
+        ("tokenizer.json", {"model": {"vocab": IDS, "merges": [*MERGES, "in Ġthe"]}}, False),
+        ("tokenizer.json", {"model": {"vocab": [["a", -1.5]], "merges": MERGES}}, False),
+        ("tokenizer.json", {"model": []}, False),
+        ("encoder.json", SWAPPED, False),
+        ("vocab.bpe", "\n".join(MERGES[1:]), False),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_tokenizer_other_than_gpt2s_is_refused(copy, file, content, is_gpt2s):
+    # Used with GPT-2's merges, such a model would get ids that mean other words to it.
+    text = content if isinstance(content, str) else json.dumps(content)
+    for name in ("hf_lm", "tf_gpt2"):
+        folder = copy(name)
+        (folder / file).write_bytes(text.encode())
+        if is_gpt2s:
+            load_model(folder)
+        else:
+            with pytest.raises(CheckpointError, match=f"{file} is not GPT-2's tokenizer, .*{name}"):
+                load_model(folder)
 
 
 @pytest.mark.parametrize("labels", [{"0": "a"}, {"0": "a", "1": "b"}])

@@ -143,7 +143,11 @@ def test_the_newest_language_model_is_the_default(model, tmp_path, monkeypatch, 
     for time, saved in enumerate([model, GPT2(tiny), GPT2Classifier(tiny)]):
         save_model(saved, f"runs/{time}")
         os.utime(f"runs/{time}/model.safetensors", (time, time))
-    assert find_model() == (Path("runs/1"), "the newest run")
+    save_model(GPT2(GPT2Config(9, 8, 2, 1, 1)), "runs/other")  # with 9 tokens
+    path = Path("runs/other/config.json")
+    for config in (path.read_text(), "[]", '{"architectures": ["GPT2LMHeadModel"]}'):
+        path.write_text(config)
+        assert find_model() == (Path("runs/1"), "the newest run")
     assert "a classifier generates no text, runs/2" in run(capsys, "--model", "runs/2", code=2).err
     assert "not tuned on instructions, runs/1" in run(capsys, "--instruction", "x", code=2).err
 

@@ -31,7 +31,6 @@ SMALL = GPT2Config(vocab_size=80, n_positions=16, n_embd=C, n_layer=L, n_head=3,
 LENGTHS = torch.tensor([16, 5, 1])
 MASK = torch.arange(16) < LENGTHS[:, None]
 TOKEN_IDS = torch.randint(1, 80, (3, 16), generator=torch.Generator().manual_seed(1)) * MASK
-PEFT = "peft is the oracle here, and is not installed"
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +159,8 @@ def test_a_saved_folder_loads_merged_and_its_adapter_loads_on_the_base(tmp_path,
     # Adding the adapter to weights that hold it already would count it twice.
     model = adapted(kind)
     save_model(model, tmp_path)
+    # A config.json beside an adapter, which some programs write, is not a model.
+    shutil.copy(FIXTURES / "hf_lm" / "config.json", tmp_path / "adapter")
     for folder in (tmp_path, tmp_path / "adapter"):
         loaded = load_model(folder)
         assert type(loaded) is type(model) and not adapters(loaded)
@@ -195,24 +196,6 @@ def test_logits_of_an_adapter_of_peft(name):
         else:
             mask = torch.arange(16) < lengths[:, None]
             close(model(token_ids)[mask], expected[mask])
-
-
-@KINDS
-def test_peft_and_transformers_load_what_we_save(tmp_path, kind):
-    # transformers with peft installed adds an adapter that lies beside the merged weights.
-    peft = pytest.importorskip("peft", reason=PEFT)
-    transformers = pytest.importorskip("transformers", reason=PEFT)
-    model = adapted(kind)
-    save_model(model, tmp_path)
-    load = transformers.GPT2LMHeadModel.from_pretrained
-    if kind == "classifier":
-        load = transformers.GPT2ForSequenceClassification.from_pretrained
-    base = load(FIXTURES / "hf_lm", num_labels=3, pad_token_id=0)
-    merged = load(tmp_path, pad_token_id=0)
-    for theirs in (peft.PeftModel.from_pretrained(base, tmp_path / "adapter"), merged):
-        with torch.no_grad():
-            found = theirs.eval()(TOKEN_IDS, attention_mask=MASK.long()).logits
-        close(found if kind == "classifier" else found[MASK], logits(model))
 
 
 # ---------------------------------------------------------------- refused

@@ -52,6 +52,13 @@ def test_old_files_of_hugging_face(huggingface, prefix):
     assert from_huggingface(tensors, CONFIG, "here").keys() == openai_names(2).keys()
 
 
+def test_the_head_stands_for_the_embedding(huggingface):
+    # Some programs write only one of two tensors that share memory.
+    head = huggingface.pop("transformer.wte.weight")
+    tensors = from_huggingface(huggingface | {"lm_head.weight": head}, CONFIG, "here")
+    assert torch.equal(tensors["wte.weight"], head)
+
+
 def test_an_untied_head_is_refused(huggingface):
     # If it were left out, every logit would change.
     wte = huggingface["transformer.wte.weight"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptft.data import tokenizer as module
-from gptft.data.tokenizer import BLANK, VOCAB_SIZE, Tokenizer, byte_alphabet, read_merges
+from gptft.data.tokenizer import BLANK, VOCAB_SIZE, Tokenizer, byte_alphabet, read_vocabulary
 from gptft.errors import CheckpointError
 
 
@@ -68,7 +68,7 @@ def test_a_changed_merge_list_is_refused(tmp_path):
     changed.write_bytes(module.VOCAB_BPE.read_bytes().replace(b"\n", b"\r\n"))
     for path, message in ((changed, "merge list has changed"), (tmp_path / "absent", "can't read")):
         with pytest.raises(CheckpointError, match=message):
-            read_merges(path)
+            read_vocabulary(path)
 
 
 def test_endless_blanks(tokenizer, monkeypatch):

@@ -37,14 +37,14 @@ ACCEPTED = {
 
 
 def base_folder(folder):
-    """The folder of an adapter's base model -> Path. A folder with a model is its own base.
+    """The folder of an adapter's base model -> Path. A folder without an adapter is its own base.
 
     Raises CheckpointError if the base model is not there.
     """
-    if not (folder / CONFIG).exists() or (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         return folder
     name = _read_config(folder)["base_model_name_or_path"]
-    size = ALIASES.get(name.removeprefix("openai-community/"))
+    size = ALIASES.get(name)
     base = Path("checkpoints") / size if size and not os.path.isdir(name) else Path(name)
     if not os.path.isdir(base):  # Path.is_dir raises OSError for a name that no file can have
         advice = "correct base_model_name_or_path"
@@ -106,9 +106,7 @@ def save_adapter(model, folder):
         "base_model_name_or_path": model.adapter_base,
         "r": len(layer.lora_A),
         "lora_alpha": layer.alpha,
-        "lora_dropout": 0.0,
         "fan_in_fan_out": True,
-        "bias": "none",
         "target_modules": TARGETS,
         "modules_to_save": ["score"] if is_classifier else None,
         "inference_mode": True,

@@ -3,7 +3,7 @@
 config.json also describes relatives of GPT-2 (other activations, other scalings of attention) whose
 weights have the same names and shapes. Loaded here, they would compute something else without an
 error. So every key that changes the computation is compared with what GPT-2 does here.
-(`reorder_and_upcast_attn` only changes rounding.)
+(`reorder_and_upcast_attn` only changes rounding. tests/test_folders.py lists all keys.)
 
 Hugging Face has three dropout probabilities: `resid_pdrop` is our dropout, `attn_pdrop` is our
 attention_dropout, and `embd_pdrop` is not read. What transformers has no key for is under "gptft":
@@ -28,8 +28,12 @@ SIZES = {
     "n_layer": "n_layer",
     "n_head": "n_head",
 }
-# The values with which GPT-2 is computed here; the first is transformers' default.
+# The values with which GPT-2 is computed here; the first is transformers' default. A model of
+# another architecture has another head, and with another type of problem its logits mean something
+# else.
 SUPPORTED = {
+    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], [CLASSIFIER], None),
+    "problem_type": (None, "single_label_classification"),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
@@ -59,7 +63,9 @@ def read_model_info(folder):
     Raises CheckpointError that names the file, the key and its value if GPT2 can't be that model.
     """
     if not os.path.isdir(folder):
-        raise CheckpointError(f"no such folder, {folder}; give the folder of a model")
+        what = "a file instead of a folder" if os.path.isfile(folder) else "no such folder"
+        hint = "give the folder of a model, with config.json and model.safetensors"
+        raise CheckpointError(f"{what}, {folder}; {hint}")
     path = folder / "config.json"
     if path.exists():
         return _read_config_json(path, read_json(path))
@@ -77,8 +83,8 @@ def config_json(info):
     config = info.config
     attention_dropout = config.attention_dropout
     end = END_OF_TEXT if config.vocab_size > END_OF_TEXT else None
-    content = {
-        "architectures": [CLASSIFIER if info.is_classifier else "GPT2LMHeadModel"],
+    content = {key: values[0] for key, values in SUPPORTED.items()}
+    content |= {
         "model_type": "gpt2",
         **{name: getattr(config, name) for name in SIZES},
         "embd_pdrop": config.dropout,
@@ -87,9 +93,9 @@ def config_json(info):
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
-        **{key: values[0] for key, values in SUPPORTED.items()},
     }
     if info.is_classifier:
+        content["architectures"] = [CLASSIFIER]
         content["id2label"] = {str(i): name for i, name in enumerate(info.class_names)}
         content["label2id"] = {name: i for i, name in enumerate(info.class_names)}
     if info.template or info.special_tokens:

@@ -2,15 +2,16 @@
 
 Three kinds of folder hold a model: OpenAI's checkpoint (hparams.json and TensorFlow files), a
 Hugging Face model (config.json and safetensors, in one file or in shards), and a run of ours, which
-is a Hugging Face model with a few more files. A folder with only an adapter loads as its base model
-with the adapter merged. `save_model` writes the Hugging Face form, so that transformers and all
-other programs that read its files can load what was trained here.
+is a Hugging Face model with a few more files. A folder with an adapter loads as its base model with
+the adapter merged. `save_model` writes the Hugging Face form, so that transformers and all other
+programs that read its files can load what was trained here.
 
-Left out: pytorch_model.bin, which is a pickle and may run code.
+Left out: pytorch_model.bin, which is a pickle and may run code; tokenizers other than GPT-2's.
 """
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -21,13 +22,15 @@ from gptft.checkpoints.names import from_huggingface, from_openai, to_huggingfac
 from gptft.checkpoints.openai import read_tf_checkpoint
 from gptft.checkpoints.safetensors import read_safetensors, write_safetensors
 from gptft.classifier import GPT2Classifier
-from gptft.data.tokenizer import VOCAB_BPE, byte_alphabet, read_merges
+from gptft.data.tokenizer import VOCAB_BPE, read_vocabulary
 from gptft.errors import CheckpointError, read_json, write_atomic, write_json, write_text
 from gptft.lora import adapters, merged_state
 from gptft.model import GPT2
 
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+END = "<|endoftext|>"
 
 
 def load_model(path, dtype=torch.float32, device="cpu", dropout=None):
@@ -37,9 +40,10 @@ def load_model(path, dtype=torch.float32, device="cpu", dropout=None):
     the folder (also that of attention weights, unless the folder has a different one for them).
     Raises CheckpointError that names the file and what is wrong with it.
     """
-    folder = Path(path)
+    folder = Path(os.path.expanduser(path))
     base = base_folder(folder)
     info = read_model_info(base)
+    _check_tokenizer(base)
     weights = _read_weights(base, info)
     if base != folder:
         weights = apply_adapter(folder, weights)
@@ -69,7 +73,7 @@ def load_model(path, dtype=torch.float32, device="cpu", dropout=None):
 
 def read_config(path):
     """The GPT2Config of a folder that `load_model` loads. Raises CheckpointError as it does."""
-    return read_model_info(base_folder(Path(path))).config
+    return read_model_info(base_folder(Path(os.path.expanduser(path)))).config
 
 
 def save_model(model, folder):
@@ -144,6 +148,38 @@ def _read_shards(folder):
     return {name: shards[file][name] for name, file in index.items()}
 
 
+def _check_tokenizer(folder):
+    """Raise CheckpointError if a folder has a tokenizer other than GPT-2's.
+
+    With other merges or ids, a text would become other tokens than those that the model was trained
+    on. Tokens may be added after <|endoftext|>.
+    """
+    for name in TOKENIZERS:
+        path = folder / name
+        if path.is_file() and not _is_gpt2s(path):
+            raise CheckpointError(
+                f"{name} is not GPT-2's tokenizer, {path}; use a model with GPT-2's tokens"
+            )
+
+
+def _is_gpt2s(path):
+    """Whether a file has GPT-2's merges, or GPT-2's tokens under their ids."""
+    merges = VOCAB_BPE.read_text(encoding="utf-8").splitlines()[1:]
+    if path.suffix != ".json":
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in lines if not line.startswith("#version")] == merges
+    vocabulary = read_json(path)
+    n_merges = len(merges)
+    try:
+        if path.name == "tokenizer.json":
+            n_merges = len(vocabulary["model"]["merges"])
+            vocabulary = vocabulary["model"]["vocab"]
+        expected = read_vocabulary() | {END: END_OF_TEXT}
+        return n_merges == len(merges) and expected.items() <= vocabulary.items()
+    except (AttributeError, KeyError, TypeError):  # other content under these names
+        return False
+
+
 def _set_weights(module, weights, dtype, device):
     """Give a module copies of `weights`, dict of name -> tensor, which may be views of a file."""
     state = {}
@@ -158,29 +194,21 @@ def _set_weights(module, weights, dtype, device):
 def _write_tokenizer(folder, n_positions, special_tokens):
     """Write GPT-2's tokenizer as transformers has it; vocab.json equals OpenAI's encoder.json.
 
+    <|endoftext|> begins and ends texts by default; that it also pads them must be written down.
+
     special_tokens: names of the ids after <|endoftext|>. transformers also finds them in texts.
     """
-    characters = {byte: character for character, byte in byte_alphabet().items()}
-    vocabulary = {}
-    for token, id in read_merges().items():
-        characters_of_token = [characters[byte] for byte in token]
-        vocabulary["".join(characters_of_token)] = id
-    end = "<|endoftext|>"
-    vocabulary[end] = END_OF_TEXT
+    vocabulary = read_vocabulary() | {END: END_OF_TEXT}
     write_text(folder / "vocab.json", json.dumps(vocabulary))
     write_atomic(folder / "merges.txt", lambda file: file.write(VOCAB_BPE.read_bytes()))
     config = {
         "tokenizer_class": "GPT2Tokenizer",
         "model_max_length": n_positions,
-        "add_prefix_space": False,
-        "bos_token": end,
-        "eos_token": end,
-        "unk_token": end,
-        "pad_token": end,
+        "pad_token": END,
     }
     if special_tokens:
         added = {}
-        for id, name in enumerate([end, *special_tokens], END_OF_TEXT):
+        for id, name in enumerate([END, *special_tokens], END_OF_TEXT):
             added[str(id)] = {"content": name, "special": True}
         config["added_tokens_decoder"] = added
         config["additional_special_tokens"] = special_tokens

@@ -81,7 +81,8 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     """Rename and transpose Hugging Face's tensors: dict of tensors -> dict of tensors by our names.
 
     Old files lack the prefix "transformer." and hold the causal mask of each block, which is
-    dropped. So is lm_head.weight, which must equal wte. A classifier must have score.weight.
+    dropped. So is lm_head.weight, which must equal wte and may replace it. A classifier
+    must have score.weight.
     The result views the tensors. Raises CheckpointError, naming `source` and listing the tensors
     that are missing, unknown or of another shape.
     """
@@ -93,6 +94,8 @@ def from_huggingface(tensors, config, source, is_classifier=False):
         is_matrix = name.endswith(TRANSPOSED) and tensor.dim() == 2  # a damaged file may differ
         found[name] = tensor.T if is_matrix else tensor
     head = found.pop("lm_head.weight", None)
+    if head is not None:
+        found.setdefault("wte.weight", head)
 
     with torch.device("meta"):  # without memory for the weights: only their shapes are needed
         shapes = {name: tuple(weight.shape) for name, weight in GPT2(config).state_dict().items()}

@@ -54,7 +54,10 @@ class Tokenizer:
         self.eot = VOCAB_SIZE - 1
         names = ["<|endoftext|>", *special_tokens]
         self.special = {name: self.eot + i for i, name in enumerate(names)}
-        ranks = read_merges()
+        alphabet = byte_alphabet()
+        ranks = {}
+        for token, id in read_vocabulary().items():
+            ranks[bytes(alphabet[character] for character in token)] = id
         self._encoding = tiktoken.Encoding(
             "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=self.special
         )
@@ -90,8 +93,8 @@ class Tokenizer:
         return self._encoding.decode_bytes(ids)
 
 
-def read_merges(path=VOCAB_BPE):
-    """Read a vocab.bpe file -> dict, the bytes of each token -> its rank.
+def read_vocabulary(path=VOCAB_BPE):
+    """Read a vocab.bpe file -> dict, each token but <|endoftext|>, in its spelling there -> its id.
 
     The first line is the version. Every other line holds the two tokens of a merge, for example
     "Ġ t", in which Ġ is the character of the byte 32, a space.
@@ -106,12 +109,10 @@ def read_merges(path=VOCAB_BPE):
         ) from error
     if hashlib.sha256(content).hexdigest() != VOCAB_BPE_SHA256:
         raise CheckpointError(f"GPT-2's merge list has changed, {path}; restore it from git")
-    alphabet = byte_alphabet()
-    ranks = {bytes([byte]): rank for rank, byte in enumerate(alphabet.values())}
+    tokens = list(byte_alphabet())
     for line in content.decode("utf-8").splitlines()[1:]:
-        token = bytes(alphabet[character] for character in line.replace(" ", ""))
-        ranks[token] = len(ranks)
-    return ranks
+        tokens.append(line.replace(" ", ""))
+    return {token: id for id, token in enumerate(tokens)}
 
 
 def byte_alphabet():

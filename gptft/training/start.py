@@ -8,6 +8,7 @@ is named but absent is an error that says how to get it; random weights come onl
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from gptft.training.run_folder import Run, open_run
 def model_folder(name):
     """A model's name or folder -> its folder, a Path.
 
-    Raises UserError if it is absent, with the command that fetches it.
+    Raises UserError if it is absent, with the command that fetches it. `load_model` refuses a file.
     """
     size = ALIASES.get(name, name)
     if size in SIZES:
@@ -41,10 +42,10 @@ def model_folder(name):
         folder = BUNDLED
         hint = f"the bundled weights are missing, {folder}; restore them from git"
     else:
-        folder = Path(name)
+        folder = Path(os.path.expanduser(name))
         known = ", ".join(["mini", *SIZES])
         hint = f"no such model, {name}; give {known} or the path of a folder"
-    if not folder.is_dir():
+    if not folder.exists():
         raise UserError(hint)
     return folder
 
