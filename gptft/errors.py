@@ -48,12 +48,20 @@ class Interrupted(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are UserErrors, without the usage, and whose flags can't be
-    abbreviated."""
+    """argparse whose errors are UserErrors, without the usage, and whose flags can be neither
+    abbreviated nor repeated."""
 
     def __init__(self, **kwargs):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=formatter, **kwargs)
+
+    def parse_args(self, argv):
+        """As argparse does, but a flag that is given twice is an error."""
+        flags = [word.split("=")[0] for word in argv if word.startswith("--")]
+        for flag in flags:
+            if flags.count(flag) > 1:
+                self.error(f"{flag} is given twice")
+        return super().parse_args(argv)
 
     def error(self, message):
         """Called by argparse."""

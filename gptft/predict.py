@@ -1,10 +1,11 @@
 """Classify texts with a trained model: `python -m gptft.predict "a fine film"`.
 
-Texts come from the command line, from a file, or from standard input, one a line. A JSON line is
-printed for each text: id, label and the probability of each class. Texts are cut as they were in
-training, which the run folder records. Notes about the model go to standard error. `--explain`
-shows which tokens spoke for the label: on a terminal in colour (unless NO_COLOR is set), elsewhere
-as the field `tokens`, pairs of text and attribution.
+Texts come from the command line, from a file, or from standard input, one a line, where each is
+answered at once. A JSON line is printed for each text: id, label and the probability of each class.
+Texts are cut as they were in training, which the run folder records. Notes about the model go to
+standard error, and so does the accuracy on a file whose records have a label. `--explain` shows
+which tokens spoke for the label: on a terminal in colour (unless NO_COLOR is set), elsewhere as the
+field `tokens`, pairs of text and attribution.
 
 Not here: the models of the baseline; scripts/train_logreg.py reports them.
 """
@@ -21,11 +22,12 @@ from gptft.checkpoints.folders import load_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
-from gptft.data.records import Record, decode, read_records, suffix_of, text_field
+from gptft.data.records import Record, read_records, suffix_of, text_field
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
 from gptft.evaluation.classification import explain, log_probabilities
-from gptft.generate import find_model, print_note
+from gptft.evaluation.metrics import wilson_interval
+from gptft.generate import find_model, print_note, read_lines
 from gptft.report.tables import mark_tokens
 from gptft.training.devices import choose_device
 from gptft.training.start import check_vocabulary
@@ -43,8 +45,8 @@ def parse(argv):
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help=".txt with a text a line; or .jsonl, .csv or .json with a field text and perhaps id, "
-        "which otherwise is the number of the line",
+        help=".txt with a text a line; or .jsonl, .csv or .json with a field text, perhaps label "
+        "and id (else the number of the line)",
     )
     parser.add_argument("--explain", action="store_true", help="show what each token contributed")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
@@ -67,46 +69,63 @@ def main(argv):
     check_vocabulary(model, folder)
     tokenizer = Tokenizer()
     max_length, truncate = truncation_of(folder, model.config.n_positions)
-    classes = model.class_names or [str(k) for k in range(model.n_classes)]
+    classes = model.class_names or list(map(str, range(model.n_classes)))
     print_note(f"model: {folder} ({why}), classes: {', '.join(classes)}")
     print_note(f"texts of more than {max_length:,} tokens are cut: {truncate}")
     print_note(f"device: {device.reason}")
-    is_typed = not args.texts and args.file is None and sys.stdin.isatty()
-    if is_typed:
-        print_note("enter a text a line; Ctrl-D ends")
-    in_colour = args.explain and wants_colour()
-    records = iter(read_texts(args.texts, args.file))
-    while chunk := list(islice(records, 1 if is_typed else CHUNK)):
+    chunk_size = CHUNK
+    if not args.texts and args.file is None:
+        chunk_size = 1
+        if sys.stdin.isatty():
+            print_note("enter a text a line; Ctrl-D ends")
+    in_colour = args.explain and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    class_of = {str(k): k for k in range(len(classes))}
+    class_of |= {name: k for k, name in enumerate(classes)}
+    correct, unknown = [], set()  # of the texts with a label
+    records = read_texts(args.texts, args.file)
+    while chunk := list(islice(records, chunk_size)):
         reviews = [Review(r.fields.get("id", r.number), 0, text_field(r)) for r in chunk]
         dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
         probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()
         for i, (review, p) in enumerate(zip(reviews, probabilities)):
-            label = classes[int(np.argmax(p))]
-            row = {"id": review.id, "label": label, "probabilities": dict(zip(classes, p))}
+            predicted = int(np.argmax(p))
+            row = {"id": review.id, "label": classes[predicted]}
+            row["probabilities"] = dict(zip(classes, p))
             if args.explain:
                 row["tokens"] = explain(model, dataset[i][0], tokenizer)
             line = coloured(row) if in_colour else json.dumps(row, ensure_ascii=False)
-            print(line, flush=is_typed)
+            print(line, flush=chunk_size == 1)
+            label = chunk[i].fields.get("label")
+            if str(label) in class_of:
+                correct.append(class_of[str(label)] == predicted)
+            elif label not in (None, ""):
+                unknown.add(str(label))
+    if unknown:
+        print_note(f"labels that are no class of the model don't count: {sorted(unknown)[:9]}")
+    if correct:
+        low, high = wilson_interval(sum(correct), len(correct))
+        accuracy = f"{np.mean(correct):.4f} (95 % interval {low:.4f}..{high:.4f})"
+        print_note(f"accuracy on {len(correct):,} labelled texts: {accuracy}")
 
 
 def read_texts(texts, file):
-    """Texts, or a file, or standard input -> an iterable of Records with the field `text`."""
+    """Yield a Record for each text that is not blank: of `texts`, of a file, or of standard
+    input."""
     if texts:
         place = Path("command line")
-        return [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
-    if file and suffix_of(Path(file)) != ".txt":
-        return read_records(file)
-    return read_lines(file)
-
-
-def read_lines(file):
-    """Yield a Record for each line of a file, or of standard input, that is not blank."""
-    place = Path(file or "standard input")
-    with open(file, "rb") if file else sys.stdin.buffer as lines:
-        for number, line in enumerate(lines, 1):
-            text = decode(line, place, number).strip()
-            if text:
-                yield Record(place, number, {"text": text})
+        records = [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
+    elif file and suffix_of(Path(file)) != ".txt":
+        records = read_records(file)
+    else:
+        records = read_lines(file)
+    blank = []
+    for record in records:
+        if str(record.fields.get("text", "?")).strip():
+            yield record
+        else:
+            blank.append(record.number)
+    if blank:
+        print_note(f"passed over {len(blank):,} blank texts, the first is number {blank[0]}")
 
 
 def truncation_of(folder, n_positions):
@@ -125,13 +144,6 @@ def truncation_of(folder, n_positions):
         what = "no max_length and truncate"
         raise DataError(f"{what}, {path}; it is of another run: restore or remove it") from error
     return max_length, truncate
-
-
-def wants_colour():
-    """Whether standard output shows colour: on a terminal, or if the environment asks for it."""
-    if os.environ.get("FORCE_COLOR"):
-        return True
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def coloured(row):

@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from gptft.baseline.logistic_regression import train_baseline
 
 from gptft import distributed
+from gptft.baseline.logistic_regression import train_baseline
 from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, classifier_batch
@@ -98,24 +98,18 @@ def main(argv):
     batches = TrainBatches(datasets["train"], classifier_batch, options)
 
     # ---------------------------------------------------------------- training
-    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
-    notes = [
-        *reviews.notes,
-        f"data: {reviews.name}: {counts}",
-        f"model: {description}",
-        trained_part,
-    ]
     if options.is_trial:
-        notes.insert(0, REAL_RUN)
+        print(REAL_RUN)
+    notes = [f"model: {description}", trained_part]
     texts = [f"{row.label} {row.text}" for rows in reviews.splits.values() for row in rows]
-    device, run = begin(prog, argv, options, model, batches, texts, notes)
+    device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
     batch_size = distributed.rows_per_process(options)
 
     def val_metrics(model):
         log_probs = log_probabilities(model, datasets["val"], device, batch_size=batch_size)
         return classification_metrics(datasets["val"].labels, log_probs)
 
-    position = fit(model, batches, val_metrics, options, device, run)
+    position = fit(model, batches, val_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
     best = load_model(run.folder, device=device.name)

@@ -38,7 +38,6 @@ DEFAULTS = {
         weight_decay=0.1,
         dropout=0.0,
         max_length=512,
-        beta2=0.99,
     ),
     "pretrained": dict(
         epochs=1,
@@ -47,7 +46,6 @@ DEFAULTS = {
         weight_decay=0.1,
         dropout=0.1,
         max_length=512,
-        beta2=0.99,
     ),
     "from scratch": dict(
         epochs=3,
@@ -56,7 +54,6 @@ DEFAULTS = {
         weight_decay=0.1,
         dropout=0.0,
         max_length=256,
-        beta2=0.99,
     ),
 }
 EVAL_TOKENS = 100_000  # of each split that are evaluated, about, in whole documents
@@ -74,6 +71,7 @@ class Options(TrainOptions):
         "the field text, or a .txt file, its documents between blank lines or <|endoftext|>",
     )
     out: str = option("runs/pretrain", "run folder")
+    beta2: float = 0.99
 
 
 @command
@@ -96,16 +94,14 @@ def main(argv):
     n_parameters = sum(p.numel() for p in model.parameters())
 
     # ---------------------------------------------------------------- training
-    counts = ", ".join(f"{len(texts):,} {split}" for split, texts in documents.splits.items())
+    if options.is_trial:
+        print(REAL_RUN)
     notes = [
-        *documents.notes,
-        f"data: {documents.name}: {counts}; {len(stream):,} tokens to train on",
+        f"{len(stream):,} tokens to train on",
         f"model: {description}, {n_parameters:,} parameters",
     ]
-    if options.is_trial:
-        notes.insert(0, REAL_RUN)
     texts = sum(documents.splits.values(), [])
-    device, run = begin(prog, argv, options, model, batches, texts, notes)
+    device, run = begin(prog, argv, options, model, batches, documents, texts, notes)
 
     def split_metrics(model, split):
         rows = sample_documents(token_ids[split], EVAL_TOKENS)
@@ -116,7 +112,7 @@ def main(argv):
     def val_metrics(model):
         return split_metrics(model, "val")
 
-    position = fit(model, batches, val_metrics, options, device, run)
+    position = fit(model, batches, val_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
     best = load_model(run.folder, device=device.name)

@@ -11,7 +11,7 @@ from gptft.errors import UserError
 DEFAULTS = {
     "mini": dict(epochs=6, learning_rate=1e-3),
     "pretrained": dict(epochs=3, learning_rate=1e-4),
-    "from scratch": dict(epochs=9, learning_rate=1e-2, beta2=0.99),
+    "from scratch": dict(epochs=9, learning_rate=1e-2),
 }
 
 
@@ -64,6 +64,7 @@ def test_unknown_name_lists_the_known_ones():
         ("--device tpu", "see prog --help"),
         ("--no-such-flag", "see prog --help"),
         ("--batch 3", "see prog --help"),  # flags can't be abbreviated
+        ("--epochs 3 --seed 1 --epochs=3", "--epochs is given twice; see prog --help"),
         ("--lora-rank 2", "--lora-rank goes with --train lora, but --train is full"),
         ("--train head --lora-alpha 2", "--lora-alpha goes .* but --train is head"),
     ],
@@ -94,7 +95,6 @@ def test_defaults_follow_the_model(argv, pretrained, epochs, learning_rate):
     assert given.pretrained == pretrained
     assert options.epochs == epochs
     assert options.learning_rate == pytest.approx(learning_rate)
-    assert options.beta2 == (0.999 if pretrained else 0.99)
 
 
 def test_help_shows_the_defaults(capsys):

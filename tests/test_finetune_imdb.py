@@ -68,11 +68,13 @@ def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
     assert "so-so" in (out / "report.html").read_text(encoding="utf-8")
     assert read(out / "examples.jsonl") and (out / "last" / "state.pt").exists()
 
-    # A finished run is kept. Resumed, it reports the same, and it refuses other texts.
+    # A finished run is kept. Resumed, it reports the same: from a file that was moved, but not
+    # from other texts.
     assert run(finetune_imdb, **flags) == 2
-    assert run(finetune_imdb, **flags, resume=True) == 0
+    moved = data.rename(tmp_path / "moved.jsonl")
+    assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 0
     assert run(finetune_imdb, **flags | dict(data=other_data), resume=True) == 2
-    assert "texts was" in capsys.readouterr().err
+    assert "the texts have changed (80 of 120 are new)" in capsys.readouterr().err
     assert read(out / "results.json")["test"] == results["test"]
 
 

@@ -31,10 +31,11 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, device, stop, error):
     def start(folder, seed=0, **more):
         model = toy_model(dropout=0.3, seed=seed, gain=300.0)
         settings = dict(micro_batch_size=3, eval_every=3, save_every=3)
-        return train(tmp_path / folder, model, device, **settings, **more)[1]
+        train(tmp_path / folder, model, device, **settings, **more)
 
-    position = start("straight")
-    assert 0 < position.skipped < 20 if device is FP16 else position.skipped == 0
+    start("straight")
+    if device is FP16:
+        assert saved_state(tmp_path / "straight")["scaler"]["scale"] < 65536
     with pytest.raises(error):
         start("stopped", on_step=stop)
     start("stopped", seed=5, resume=True)

@@ -84,28 +84,26 @@ def respond(model, examples, tokenizer, max_new_tokens, batch_size):
     """Greedy answers to examples or tasks (with instruction and input) -> list[Response].
 
     A prompt that leaves less room in the context gets a shorter answer. Several processes share the
-    work, and each returns all answers.
+    work, and each returns all answers. Prints a line after each batch.
     """
     template = TEMPLATES[model.template]
     n_positions = model.config.n_positions
     prompts = [template.encode(tokenizer, e.instruction, e.input) for e in examples]
+    own = range(distributed.rank(), len(prompts), distributed.world_size())
     by_limit = {}
-    for i in range(distributed.rank(), len(prompts), distributed.world_size()):
+    for i in sorted(own, key=lambda i: len(prompts[i])):
         limit = min(n_positions - len(prompts[i]), max_new_tokens)
         by_limit.setdefault(limit, []).append(i)
     found = []
     for limit, rows in by_limit.items():
-        new_ids = [[] for _ in rows]
-        if limit > 0:
-            new_ids = generate(
-                model,
-                [prompts[i] for i in rows],
-                limit,
-                temperature=0,
-                eos_id=tokenizer.eot,
-                batch_size=batch_size,
-            )
-        found += zip(rows, new_ids)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            new_ids = [[] for _ in batch]
+            if limit > 0:
+                tokens = [prompts[i] for i in batch]
+                new_ids = generate(model, tokens, limit, temperature=0, eos_id=tokenizer.eot)
+            found += zip(batch, new_ids)
+            print(f"  {len(found):,} of {len(own):,} answered", flush=True)
     responses = []
     for _, ids in sorted(distributed.gather(found)):
         ended = ids[-1:] == [tokenizer.eot]

@@ -15,7 +15,6 @@ process that trains into the same folder is refused.
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
@@ -68,13 +67,11 @@ class Run:
         self.folder = Path(folder)
         self.state_file = self.folder / "last" / "state.pt"
         self.log_file = self.folder / "metrics.jsonl"
+        self.texts = []  # a checksum of each text, for state.py
 
     def log(self, record):
         """Append a dict to metrics.jsonl. A float that is not finite becomes null."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in record.items()
-        }
+        finite = json.loads(json.dumps(record), parse_constant=lambda name: None)
         with open(self.log_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
@@ -151,9 +148,9 @@ def _lock(run):
     """Lock the folder. The system lifts the lock when this process ends, however it ends."""
     if fcntl is None:
         return
-    run.lock = open(run.folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115
+    lock = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT)  # open until the process ends
     try:
-        fcntl.lockf(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         hint = "wait for it, or choose another --out"
         raise UserError(f"another process trains into --out, {run.folder}; {hint}") from error
@@ -165,7 +162,7 @@ def _check_options(run, options):
     """Raise UserError if an option that changes the result differs from that of the run."""
     saved = read_json(run.folder / "run.json").get("options")
     saved = saved if isinstance(saved, dict) else {}
-    names = options.keys() - FREE_TO_CHANGE
+    names = options.keys() - FREE_TO_CHANGE - {"data"}  # state.py compares the texts themselves
     changed = [name for name in options if name in names and saved.get(name) != options[name]]
     if changed:
         values = [f"{name} was {saved.get(name)}, is {options[name]}" for name in changed]

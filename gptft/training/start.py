@@ -7,7 +7,7 @@ is named but absent is an error that says how to get it; random weights come onl
 """
 
 import dataclasses
-import hashlib
+import zlib
 from pathlib import Path
 
 import torch
@@ -204,16 +204,17 @@ def fit_length(options, given, n_positions):
     return dataclasses.replace(options, max_length=n_positions)
 
 
-def begin(script, argv, options, model, batches, texts, notes):
+def begin(script, argv, options, model, batches, data, texts, notes):
     """Choose the device, move the model there, open the run folder and print the first lines.
 
     Args:
         script: its path. argv: the words after it.
         options: TrainOptions, complete.
         model: GPT2 or GPT2Classifier. batches: TrainBatches.
+        data: has `name`, `splits` (a dict of lists) and `notes` (lines).
         texts: list[str], everything that is trained and tested on; a resumed run must have the
-        same.
-        notes: lines about data and model.
+            same.
+        notes: lines about the model.
 
     Returns (Device, Run).
     """
@@ -221,18 +222,22 @@ def begin(script, argv, options, model, batches, texts, notes):
     body = getattr(model, "transformer", model)
     body.checkpoint_activations = options.checkpoint_activations
     model.to(device.name)
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{len(text)} {text}".encode("utf-8", "backslashreplace"))
-    settings = dataclasses.asdict(options)
-    settings |= {"precision": device.precision, "texts": digest.hexdigest()[:16]}
+    settings = dataclasses.asdict(options) | {"precision": device.precision}
     run = Run(options.out)
     with distributed.main_first():
         if distributed.is_main():
             command = ["python", script, *argv]
             run = open_run(options.out, command, settings, options.resume, options.overwrite)
-    lines = [*notes, f"device: {device.reason}", options.describe(), f"run folder: {run.folder}"]
-    print("\n".join(lines), flush=True)
+    run.texts = [zlib.crc32(text.encode("utf-8", "backslashreplace")) for text in texts]
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
+    print(*data.notes, f"data: {data.name}: {counts}", *notes, sep="\n")
+    print(
+        f"device: {device.reason}",
+        options.describe(),
+        f"run folder: {run.folder}",
+        sep="\n",
+        flush=True,
+    )
     return device, run
 
 
