@@ -125,7 +125,7 @@ def read_texts(texts, file):
         else:
             blank.append(record.number)
     if blank:
-        print_note(f"passed over {len(blank):,} blank texts, the first is number {blank[0]}")
+        print_note(f"blank texts, passed over: {len(blank):,}; the first is number {blank[0]}")
 
 
 def truncation_of(folder, n_positions):

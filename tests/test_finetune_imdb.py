@@ -10,6 +10,7 @@ from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, 
 from gptft import GPT2Classifier, Tokenizer, load_model
 from gptft.data.classification import load_reviews
 from gptft.evaluation.metrics import classification_metrics
+from gptft.report.page import write_page
 from scripts import finetune_alpaca, finetune_imdb, pretrain
 
 WORDS = {
@@ -81,6 +82,17 @@ def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
 def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gptft.training.start.BUNDLED", save_base(tmp_path / "base"))
     monkeypatch.setattr("gptft.training.loop.score", lambda metrics: 0)  # the first is the best
+    rows_in_page = []
+
+    def page(folder):
+        # It is renewed at each evaluation. A disk that is full then does not end the run.
+        rows_in_page.append(len(read(folder / "metrics.jsonl")))
+        if len(rows_in_page) == 2:
+            raise OSError("full")
+        write_page(folder)
+        assert (folder / "report.html").exists()
+
+    monkeypatch.setattr(finetune_imdb, "write_page", page)
     out = tmp_path / "run"
     flags = dict(max_steps=2, eval_every=1, max_length=16, precision="fp32")
     assert run(finetune_imdb, **flags, out=out) == 0
@@ -88,6 +100,7 @@ def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     assert "python scripts/finetune_imdb.py --data data/imdb --model 124M" in first
     assert "480 train, 120 val, 200 test, 640 implied" in first
     assert "mini, pretrained weights (bundled)" in first
+    assert rows_in_page == [2, 4, 4]
     results = read(out / "results.json")
     assert results["implied"]["n"] == 640
     best, last_val = [row["val"]["loss"] for row in read(out / "metrics.jsonl") if "val" in row]
