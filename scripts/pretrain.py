@@ -23,7 +23,7 @@ from gptft.data.documents import (
 )
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import command
-from gptft.evaluation.language_model import document_loss, longest_copy
+from gptft.evaluation.language_model import document_loss
 from gptft.generation.decoding import generate
 from gptft.report.page import write_page
 from gptft.report.tables import results_text
@@ -103,16 +103,13 @@ def main(argv):
     texts = sum(documents.splits.values(), [])
     device, run = begin(prog, argv, options, model, batches, documents, texts, notes)
 
-    def split_metrics(model, split):
+    def split_metrics(model, split="val"):
         rows = sample_documents(token_ids[split], EVAL_TOKENS)
         sample = join_documents([token_ids[split][row] for row in rows], tokenizer.eot)
         n_bytes = sum(len(documents.splits[split][row].encode()) for row in rows)
         return document_loss(model, sample, options.max_length, len(rows), n_bytes, device)
 
-    def val_metrics(model):
-        return split_metrics(model, "val")
-
-    position = fit(model, batches, val_metrics, options, device, run, write_page)
+    position = fit(model, batches, split_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
     best = load_model(run.folder, device=device.name)
@@ -120,8 +117,7 @@ def main(argv):
     for split in documents.splits:
         results[split] = split_metrics(best, split)
     if distributed.is_main():
-        samples = write_samples(best, token_ids["val"], stream, tokenizer, options.seed)
-        run.write_predictions(samples)
+        run.write_predictions(write_samples(best, token_ids["val"], tokenizer, options.seed))
         run.write_results(results)
         write_page(run.folder)
         print(f"\nthe best weights, of step {position.best_step}:")
@@ -132,11 +128,8 @@ def main(argv):
     distributed.cleanup()
 
 
-def write_samples(model, documents, stream, tokenizer, seed):
-    """Continue the starts of some documents, and print them -> rows of predictions.jsonl.
-
-    `copied` is the length, in tokens, of the longest passage that occurs in the training stream.
-    """
+def write_samples(model, documents, tokenizer, seed):
+    """Continue the starts of some documents, and print them -> rows of predictions.jsonl."""
     n_new = min(NEW_TOKENS, model.config.n_positions - PROMPT_TOKENS)
     if n_new < 1:
         return []
@@ -144,14 +137,11 @@ def write_samples(model, documents, stream, tokenizer, seed):
     starts = [ids[: PROMPT_TOKENS - 1].tolist() for ids in documents[:N_SAMPLES]]
     prompts = [[eot, *start] for start in starts]
     texts = generate(model, prompts, n_new, temperature=0.8, top_p=0.95, eos_id=eot, seed=seed)
-    trained_on = stream.tobytes()
     rows = []
     for i, (start, ids) in enumerate(zip(starts, texts)):
-        copied = longest_copy(ids, trained_on)[1]
         row = {"id": i, "prompt": tokenizer.decode(start), "response": tokenizer.decode(ids)}
-        rows.append(row | {"ended": ids[-1] == eot, "copied": copied})
+        rows.append(row | {"ended": ids[-1] == eot})
         print(f"\n{row['prompt']} ... {row['response']}")
-        print(f"(longest passage from the training texts: {copied} tokens)")
     return rows
 
 

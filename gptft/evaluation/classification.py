@@ -27,14 +27,11 @@ def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
     """
     if rows is None:
         rows = np.arange(len(dataset))
-    shape = (len(dataset), model.n_classes)
-    log_probs = torch.zeros(shape, dtype=torch.float64)
-    batches = eval_batches(dataset, classifier_batch, batch_size, rows)
+    log_probs = torch.zeros(len(dataset), model.n_classes, dtype=torch.float64)
     with evaluating(model, device):
-        for batch in batches:
+        for batch in eval_batches(dataset, classifier_batch, batch_size, rows):
             batch = batch.to(device.name)
-            logits = model(*batch.inputs)
-            logits = logits.float().cpu().double()
+            logits = model(*batch.inputs).cpu().double()
             log_probs[batch.rows] = torch.log_softmax(logits, dim=-1)
     # Each row was filled by one process and is 0 in all others.
     distributed.sum_over_processes(log_probs)
@@ -47,14 +44,11 @@ def explain(model, token_ids, tokenizer):
     token_ids: (T,) int. Tokens that share a character form one piece.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    values = attributions(model, token_ids).tolist()
-    ids = [int(id) for id in token_ids]
     pieces, total = [], 0.0
-    for i, value in enumerate(values):
+    for i, value in enumerate(attributions(model, token_ids).tolist(), 1):
         total += value
-        token = tokenizer.decode_bytes(ids[i : i + 1])
-        is_last = i == len(ids) - 1
-        text = decoder.decode(token, is_last)
+        token = tokenizer.decode_bytes([int(token_ids[i - 1])])
+        text = decoder.decode(token, final=i == len(token_ids))
         if text:
             pieces.append((text, round(total, 5)))
             total = 0.0
