@@ -2,7 +2,8 @@
 
 A dataclass field declared with `option(...)` is a flag: its name, help text, range and default are
 written once, so that `--help`, the code and the error messages agree. A default of None means that
-it depends on the model; each training script has a table of these defaults, which `--help` shows.
+it depends on the model; each training script has a table of these defaults, which `--help` shows:
+a row for each kind of model (mini, pretrained, from scratch), with the columns of IN_TABLE.
 
 Not here: configuration files. The run.json of a run holds its exact command.
 """
@@ -50,9 +51,6 @@ class GPT2Config:
     attention_dropout: float | None = None
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_embd % self.n_head:
             sizes = f"n_embd {self.n_embd} and n_head {self.n_head}"
             raise ValueError(f"n_embd must be a multiple of n_head, got {sizes}")
@@ -125,6 +123,8 @@ def flag_of(name):
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# The columns of a script's DEFAULTS, whose rows are the kinds of models.
+IN_TABLE = ("epochs", "batch_size", "learning_rate", "weight_decay", "dropout", "max_length")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class TrainOptions:
         kind = "from scratch"
         if self.pretrained:
             kind = "mini" if self.model == "mini" else "pretrained"
-        row = defaults[kind].items()
+        row = zip(IN_TABLE, defaults[kind])
         missing = {name: value for name, value in row if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
 
@@ -246,8 +246,8 @@ class FinetuneOptions(TrainOptions):
 
 def describe_defaults(defaults):
     """A script's DEFAULTS as a table for --help."""
-    rows = [["", *defaults["mini"]]]
-    rows += [[kind, *map(str, values.values())] for kind, values in defaults.items()]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(["defaults by the kind of model:", *lines])
+    lines = ["defaults by the kind of model:"]
+    for kind, values in {"": IN_TABLE, **defaults}.items():
+        cells = "".join(f"{value:>14}" for value in values)
+        lines.append(f"{kind:12}{cells}")
+    return "\n".join(lines)

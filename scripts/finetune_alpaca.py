@@ -32,31 +32,10 @@ from gptft.report.tables import results_text
 from gptft.training.loop import fit
 from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_instructed
 
-DEFAULTS = {
-    "mini": dict(
-        epochs=3,
-        batch_size=8,
-        learning_rate=5e-4,
-        weight_decay=0.1,
-        dropout=0.1,
-        max_length=512,
-    ),
-    "pretrained": dict(
-        epochs=3,
-        batch_size=32,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        dropout=0.1,
-        max_length=512,
-    ),
-    "from scratch": dict(
-        epochs=6,
-        batch_size=8,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        dropout=0.2,
-        max_length=512,
-    ),
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (3, 8, 5e-4, 0.1, 0.1, 512),
+    "pretrained": (3, 32, 5e-5, 0.01, 0.1, 512),
+    "from scratch": (6, 8, 1e-3, 0.1, 0.2, 512),
 }
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss is in the final table
 SHOWN = 10  # test prompts whose answers are in the report

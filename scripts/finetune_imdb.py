@@ -31,31 +31,10 @@ from gptft.report.tables import paired_test, results_text, split_rows, text_tabl
 from gptft.training.loop import fit
 from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_classifier
 
-DEFAULTS = {
-    "mini": dict(
-        epochs=6,
-        batch_size=16,
-        learning_rate=5e-4,
-        weight_decay=0.1,
-        dropout=0.35,
-        max_length=256,
-    ),
-    "pretrained": dict(
-        epochs=3,
-        batch_size=16,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        dropout=0.1,
-        max_length=512,
-    ),
-    "from scratch": dict(
-        epochs=8,
-        batch_size=16,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        dropout=0.3,
-        max_length=256,
-    ),
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (6, 16, 5e-4, 0.1, 0.35, 256),
+    "pretrained": (3, 16, 5e-5, 0.01, 0.1, 512),
+    "from scratch": (8, 16, 1e-3, 0.1, 0.3, 256),
 }
 TRAIN_ROWS = 2000  # training rows, evenly spaced, in the final table
 REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The real run:

@@ -30,31 +30,10 @@ from gptft.report.tables import results_text
 from gptft.training.loop import fit
 from gptft.training.start import begin, facts, fit_length, initial_language_model
 
-DEFAULTS = {
-    "mini": dict(
-        epochs=1,
-        batch_size=8,
-        learning_rate=5e-4,
-        weight_decay=0.1,
-        dropout=0.0,
-        max_length=512,
-    ),
-    "pretrained": dict(
-        epochs=1,
-        batch_size=16,
-        learning_rate=3e-4,
-        weight_decay=0.1,
-        dropout=0.1,
-        max_length=512,
-    ),
-    "from scratch": dict(
-        epochs=3,
-        batch_size=8,
-        learning_rate=1.5e-3,
-        weight_decay=0.1,
-        dropout=0.0,
-        max_length=256,
-    ),
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (1, 8, 5e-4, 0.1, 0.0, 512),
+    "pretrained": (1, 16, 3e-4, 0.1, 0.1, 512),
+    "from scratch": (3, 8, 1.5e-3, 0.1, 0.0, 256),
 }
 EVAL_TOKENS = 100_000  # of each split that are evaluated, about, in whole documents
 N_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 2, 8, 60  # of the samples that are generated at the end

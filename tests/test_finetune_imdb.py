@@ -170,4 +170,4 @@ def test_help_has_the_table_of_defaults(script, capsys):
     printed = capsys.readouterr().out
     for kind, values in script.DEFAULTS.items():
         [row] = re.findall(f"^{kind}  .*", printed, re.MULTILINE)
-        assert row.removeprefix(kind).split() == list(map(str, values.values()))
+        assert row.removeprefix(kind).split() == list(map(str, values))

@@ -31,7 +31,8 @@ def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
     with evaluating(model, device):
         for batch in eval_batches(dataset, classifier_batch, batch_size, rows):
             batch = batch.to(device.name)
-            logits = model(*batch.inputs).cpu().double()
+            logits = model(*batch.inputs)
+            logits = logits.cpu().double()
             log_probs[batch.rows] = torch.log_softmax(logits, dim=-1)
     # Each row was filled by one process and is 0 in all others.
     distributed.sum_over_processes(log_probs)
@@ -45,10 +46,13 @@ def explain(model, token_ids, tokenizer):
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces, total = [], 0.0
-    for i, value in enumerate(attributions(model, token_ids).tolist(), 1):
+    values = attributions(model, token_ids).tolist()
+    for i, value in enumerate(values):
         total += value
-        token = tokenizer.decode_bytes([int(token_ids[i - 1])])
-        text = decoder.decode(token, final=i == len(token_ids))
+        token_id = int(token_ids[i])
+        token = tokenizer.decode_bytes([token_id])
+        is_last = i == len(values) - 1
+        text = decoder.decode(token, is_last)
         if text:
             pieces.append((text, round(total, 5)))
             total = 0.0

@@ -139,10 +139,10 @@ class Signals:
         self.handlers = {}
 
     def __enter__(self):
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         with contextlib.suppress(ValueError):  # only the main thread may set a handler
-            for number in (getattr(signal, name) for name in names):
-                if signal.getsignal(number) != signal.SIG_IGN:
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number and signal.getsignal(number) != signal.SIG_IGN:
                     self.handlers[number] = signal.signal(number, self._receive)
         return self
 

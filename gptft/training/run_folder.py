@@ -136,10 +136,9 @@ def _check_folder(run, resume, overwrite):
     names = {path.name for path in folder.iterdir()}
     if names - {LOCK} and "run.json" not in names:
         raise UserError(f"--out holds files of something else, {folder}; choose another folder")
-    found = "results" if RESULTS in names else ""
-    if run.state_file.exists():
-        found = found or "a resumable state"
-    if found and not (resume or overwrite):
+    has_results = RESULTS in names
+    if (has_results or run.state_file.exists()) and not (resume or overwrite):
+        found = "results" if has_results else "a resumable state"
         hint = "use --resume, --overwrite or another --out"
         raise UserError(f"--out already holds {found}, {folder}; {hint}")
 

@@ -16,7 +16,7 @@ from torch import nn
 from gptft import distributed
 from gptft.checkpoints.folders import load_model, read_config
 from gptft.classifier import GPT2Classifier
-from gptft.config import ALIASES, BUNDLED, SIZES, GPT2Config
+from gptft.config import ALIASES, BUNDLED, SHAPES, SIZES, GPT2Config
 from gptft.data.instructions import TEMPLATES
 from gptft.data.tokenizer import VOCAB_SIZE
 from gptft.errors import UserError
@@ -62,8 +62,7 @@ def initial_model(options):
         check_vocabulary(model, folder)
         source = "bundled" if folder == BUNDLED else str(folder)
         return model, f"{name}, pretrained weights ({source})"
-    is_size = name == "mini" or ALIASES.get(name, name) in SIZES
-    if is_size:
+    if ALIASES.get(name, name) in SHAPES:
         config = GPT2Config.named(name)
     elif options.shape():
         what = "--n-layer, --n-head, --n-embd and --n-positions set a shape of your own"
@@ -162,7 +161,11 @@ def choose_trainable(model, options):
             raise UserError(f"{what}; leave out --from-scratch and the shape, or --train")
         rank = options.lora_rank or 8
         alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
-        add_adapters(model, rank, alpha, base_name(options.model))
+        size = ALIASES.get(options.model, options.model)
+        base = SIZES.get(size) or str(
+            model_folder(size).resolve()
+        )  # a name on Hugging Face, or a path
+        add_adapters(model, rank, alpha, base)
     elif options.train != "full":
         model.requires_grad_(False)
         head.requires_grad_(True)
@@ -179,12 +182,6 @@ def choose_trainable(model, options):
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     megabytes = f"{8 * n / 1e6:,.1f} MB of optimizer state"
     return f"trained: {options.train}, {n:,} of {n_all:,} parameters, {megabytes}"
-
-
-def base_name(name):
-    """What an adapter's config calls its base: a name on Hugging Face, or an absolute path."""
-    size = ALIASES.get(name, name)
-    return SIZES[size] if size in SIZES else str(model_folder(name).resolve())
 
 
 # ---------------------------------------------------------------- the run
