@@ -185,8 +185,9 @@ def read_json(path):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        what = f"can't read {path.name} ({error.strerror})"
-        raise CheckpointError(f"{what}, {path}; check the folder") from error
+        raise CheckpointError(
+            f"can't read {path.name} ({error.strerror}), {path}; check the folder"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not JSON ({error}), {path}; fetch or save it again") from error
     if not isinstance(content, dict):

@@ -123,8 +123,10 @@ def find_model(name=None, classifier=False):
         if read_json(folder / "config.json").get("architectures") == [kind]:
             return folder, "the newest run"
     if classifier:
-        hint = "name one with --model, or train one: python scripts/finetune_imdb.py"
-        raise UserError(f"no classifier under runs/; {hint}")
+        raise UserError(
+            "no classifier under runs/; "
+            "name one with --model, or train one: python scripts/finetune_imdb.py"
+        )
     return model_folder("mini"), "bundled"
 
 
@@ -136,8 +138,10 @@ class Writer:
         device = choose_device(options.device, options.precision)
         self.model = load_model(folder, dtype=device.dtype, device=device.name)
         if not isinstance(self.model, GPT2):
-            hint = "give a language model, or use python -m gptft.predict"
-            raise UserError(f"a classifier generates no text, {folder}; {hint}")
+            raise UserError(
+                f"a classifier generates no text, {folder}; "
+                "give a language model, or use python -m gptft.predict"
+            )
         check_vocabulary(self.model, folder)
         self.folder = folder
         self.options = options
@@ -147,9 +151,10 @@ class Writer:
         )
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
         n = sum(p.numel() for p in self.model.parameters())
-        template = self.model.template or "none"
-        print_note(f"model: {folder} ({why}), {n:,} parameters, template: {template}")
-        print_note(f"device: {device.reason}; seed {self.seed}")
+        print_note(
+            f"model: {folder} ({why}), {n:,} parameters, template: {self.model.template}\n"
+            f"device: {device.reason}; seed {self.seed}"
+        )
 
     def encode(self, prompt):
         """A text to continue -> list of ids. End-of-text also starts a text."""
@@ -159,9 +164,10 @@ class Writer:
         """An instruction in the model's template -> list of ids."""
         template = TEMPLATES.get(self.model.template)
         if template is None:
-            what = "the model was not tuned on instructions"
-            hint = "use --prompt, or a model made by scripts/finetune_alpaca.py"
-            raise UserError(f"{what}, {self.folder}; {hint}")
+            raise UserError(
+                f"the model was not tuned on instructions, {self.folder}; "
+                "use --prompt, or a model made by scripts/finetune_alpaca.py"
+            )
         return template.encode(self.tokenizer, instruction, input)
 
     def decode(self, prompts, turn):

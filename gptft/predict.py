@@ -33,7 +33,6 @@ from gptft.training.devices import choose_device
 from gptft.training.start import check_vocabulary
 
 CHUNK = 1024  # texts that are classified together
-BLUES, ORANGES = (153, 117, 75), (223, 215, 208)  # of a terminal's 256 colours, weak to strong
 
 
 def parse(argv):
@@ -64,15 +63,18 @@ def main(argv):
     device = choose_device(args.device, args.precision)
     model = load_model(folder, device=device.name)
     if not isinstance(model, GPT2Classifier):
-        hint = "give a classifier's folder, or use python -m gptft.generate"
-        raise UserError(f"a language model has no classes, {folder}; {hint}")
+        raise UserError(
+            f"a language model has no classes, {folder}; "
+            "give a classifier's folder, or use python -m gptft.generate"
+        )
     check_vocabulary(model, folder)
     tokenizer = Tokenizer()
     max_length, truncate = truncation_of(folder, model.config.n_positions)
     classes = model.class_names or list(map(str, range(model.n_classes)))
-    print_note(f"model: {folder} ({why}), classes: {', '.join(classes)}")
-    print_note(f"texts of more than {max_length:,} tokens are cut: {truncate}")
-    print_note(f"device: {device.reason}")
+    print_note(
+        f"model: {folder} ({why}), classes: {', '.join(classes)}\n"
+        f"texts of more than {max_length:,} tokens are cut: {truncate}\ndevice: {device.reason}"
+    )
     chunk_size = CHUNK
     if not args.texts and args.file is None:
         chunk_size = 1
@@ -141,8 +143,9 @@ def truncation_of(folder, n_positions):
         max_length = min(max(options["max_length"], 1), n_positions)
         truncate = TRUNCATE[TRUNCATE.index(options["truncate"])]
     except (KeyError, TypeError, ValueError) as error:
-        what = "no max_length and truncate"
-        raise DataError(f"{what}, {path}; it is of another run: restore or remove it") from error
+        raise DataError(
+            f"no max_length and truncate, {path}; it is of another run: restore or remove it"
+        ) from error
     return max_length, truncate
 
 
@@ -150,9 +153,8 @@ def coloured(row):
     """A result with tokens as text for a terminal: blue and underlined spoke for the label."""
 
     def mark(word, value, strength):
-        style, colours = (4, BLUES) if value > 0 else (24, ORANGES)
-        colour = colours[min(int(3 * strength), 2)]
-        return f"\x1b[{style};30;48;5;{colour}m{word}\x1b[0m"
+        style = "4;30;44" if value > 0 else "30;43"
+        return f"\x1b[{style}m{word}\x1b[0m"
 
     values = "  ".join(f"{name} {p:.4f}" for name, p in row["probabilities"].items())
     return f"{row['id']}: {row['label']}  ({values})\n{mark_tokens(row['tokens'], mark)}\n"

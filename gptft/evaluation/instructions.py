@@ -57,8 +57,7 @@ def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_s
         return results, []
 
     test = datasets["test"].examples
-    n_prompts = min(len(test), n_prompts)
-    chosen = np.linspace(0, len(test) - 1, n_prompts)
+    chosen = np.linspace(0, len(test) - 1, min(len(test), n_prompts))
     examples = [test[int(i)] for i in chosen]
     responses = respond(model, examples, tokenizer, RESPONSE_TOKENS, batch_size)
     references = [example.output for example in examples]
@@ -107,7 +106,8 @@ def respond(model, examples, tokenizer, max_new_tokens, batch_size):
     responses = []
     for _, ids in sorted(distributed.gather(found)):
         ended = ids[-1:] == [tokenizer.eot]
-        ids = ids[:-1] if ended else ids
+        if ended:
+            ids.pop()
         responses.append(Response(ids, tokenizer.decode(ids), ended))
     return responses
 
@@ -122,8 +122,8 @@ def text_metrics(responses, references, markers):
         responses: list[Response], at least one. references: list[str] of as many.
         markers: the template's. Rates come with their 95 % interval.
     """
-    texts = [words(response.text) for response in responses]
     n = len(responses)
+    texts = [words(response.text) for response in responses]
     n_ended = sum(response.ended for response in responses)
     n_clean = sum(keeps_format(response, markers) for response in responses)
     scores = [rouge_l(response.text, wanted) for response, wanted in zip(responses, references)]
@@ -151,7 +151,8 @@ def words(text):
 
 def ngrams(entries, n):
     """The runs of n neighbours of a list, as tuples: [a, b, c] -> [(a, b), (b, c)] for n = 2."""
-    return list(zip(*(entries[i:] for i in range(n))))
+    shifted = [entries[i:] for i in range(n)]
+    return list(zip(*shifted))
 
 
 def distinct(texts, n):
@@ -165,10 +166,7 @@ def rouge_l(text, reference):
     """ROUGE-L of two texts, from 0 to 1: the F-measure of their longest common subsequence."""
     a = words(text)
     b = words(reference)
-    common = lcs_length(a, b)
-    if not common:
-        return 0.0
-    return 2 * common / (len(a) + len(b))
+    return 2 * lcs_length(a, b) / max(len(a) + len(b), 1)
 
 
 def lcs_length(a, b):
@@ -184,7 +182,8 @@ def lcs_length(a, b):
     row = all_ones
     for entry in b:
         matches = row & where.get(entry, 0)
-        row = ((row + matches) | (row - matches)) & all_ones
+        row = (row + matches) | (row - matches)
+        row &= all_ones
     return (all_ones ^ row).bit_count()
 
 

@@ -151,9 +151,8 @@ class Trainer:
     def is_done(self):
         """Whether all steps are made, or the patience with worse evaluations is at its end."""
         position, patience = self.position, self.options.patience
-        if 0 < patience <= position.evaluations_since_best:
-            return True
-        return position.step == self.batches.n_steps
+        is_patient = not patience or position.evaluations_since_best < patience
+        return position.step == self.batches.n_steps or not is_patient
 
     def is_due(self, every):
         """Whether something is due that happens every so many steps, and at the end."""
@@ -166,8 +165,8 @@ class Trainer:
         steps, self.unread = read_steps(self.unread), []
         for step in steps:
             # Where a gradient overflows in fp16, the scaler skips the step and lowers its scale.
-            is_sound = self.scaler.is_enabled() or math.isfinite(step.grad_norm)
-            if not (math.isfinite(step.loss) and is_sound):
+            norm = 0.0 if self.scaler.is_enabled() else step.grad_norm
+            if not math.isfinite(step.loss + norm):
                 raise not_finite(self, step)
         seconds = time.perf_counter() - self.unread_since
         n_tokens = sum(step.n_tokens for step in steps)
@@ -195,9 +194,10 @@ class Trainer:
             metrics = self.val_metrics(self.model)
         position = self.position
         if not math.isfinite(metrics["loss"]):
-            what = f"the loss on val is {metrics['loss']} at step {position.step}"
-            hint = "start again with --overwrite and a lower --learning-rate"
-            raise UserError(f"{what}, {self.run.folder}; {hint}")
+            raise UserError(
+                f"the loss on val is {metrics['loss']} at step {position.step}, "
+                f"{self.run.folder}; start again with --overwrite and a lower --learning-rate"
+            )
         is_best = not position.best or score(metrics) > score(position.best)
         position.evaluations_since_best += 1
         if is_best:

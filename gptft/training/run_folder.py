@@ -139,8 +139,9 @@ def _check_folder(run, resume, overwrite):
     has_results = RESULTS in names
     if (has_results or run.state_file.exists()) and not (resume or overwrite):
         found = "results" if has_results else "a resumable state"
-        hint = "use --resume, --overwrite or another --out"
-        raise UserError(f"--out already holds {found}, {folder}; {hint}")
+        raise UserError(
+            f"--out already holds {found}, {folder}; use --resume, --overwrite or another --out"
+        )
 
 
 def _lock(run):
@@ -151,8 +152,9 @@ def _lock(run):
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        hint = "wait for it, or choose another --out"
-        raise UserError(f"another process trains into --out, {run.folder}; {hint}") from error
+        raise UserError(
+            f"another process trains into --out, {run.folder}; wait for it, or choose another --out"
+        ) from error
     except OSError:  # a file system without locks
         pass
 
@@ -161,13 +163,17 @@ def _check_options(run, options):
     """Raise UserError if an option that changes the result differs from that of the run."""
     saved = read_json(run.folder / "run.json").get("options")
     saved = saved if isinstance(saved, dict) else {}
-    names = options.keys() - FREE_TO_CHANGE - {"data"}  # state.py compares the texts themselves
-    changed = [name for name in options if name in names and saved.get(name) != options[name]]
+    free = FREE_TO_CHANGE | {"data"}  # a file may move: state.py compares the texts themselves
+    changed = [
+        f"{name} was {saved.get(name)}, is {value}"
+        for name, value in options.items()
+        if name not in free and saved.get(name) != value
+    ]
     if changed:
-        values = [f"{name} was {saved.get(name)}, is {options[name]}" for name in changed]
-        hint = "use the command in its run.json"
-        what = f"can't resume with other options ({', '.join(values)})"
-        raise UserError(f"{what}, {run.folder}; {hint}")
+        raise UserError(
+            f"can't resume with other options ({', '.join(changed)}), "
+            f"{run.folder}; use the command in its run.json"
+        )
 
 
 def _environment():

@@ -65,8 +65,10 @@ def initial_model(options):
     if ALIASES.get(name, name) in SHAPES:
         config = GPT2Config.named(name)
     elif options.shape():
-        what = "--n-layer, --n-head, --n-embd and --n-positions set a shape of your own"
-        raise UserError(f"{what}, but --model {name} has one; leave out either")
+        raise UserError(
+            "--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, "
+            f"but --model {name} has one; leave out either"
+        )
     else:
         config = read_config(model_folder(name))
     try:
@@ -120,8 +122,10 @@ def check_vocabulary(model, place):
     """Raise UserError if a model lacks some of GPT-2's tokens. `place` names it."""
     n = model.config.vocab_size
     if n < VOCAB_SIZE:
-        what = f"the model's vocabulary of {n} tokens is smaller than GPT-2's, {VOCAB_SIZE}"
-        raise UserError(f"{what}, {place}; use a model with GPT-2's tokens")
+        raise UserError(
+            f"the model's vocabulary of {n} tokens is smaller than GPT-2's, {VOCAB_SIZE}, "
+            f"{place}; use a model with GPT-2's tokens"
+        )
 
 
 @torch.no_grad()
@@ -135,8 +139,10 @@ def add_special_tokens(model, names):
     if names in ([], model.special_tokens):
         return
     if model.special_tokens:
-        what = f"can't add the tokens {', '.join(names)} to a model that has others"
-        raise UserError(f"{what}: {', '.join(model.special_tokens)}; use another --template")
+        raise UserError(
+            f"can't add the tokens {', '.join(names)} to a model that has others: "
+            f"{', '.join(model.special_tokens)}; use another --template"
+        )
     old = model.wte.weight
     n = max(len(old), VOCAB_SIZE + len(names))
     weight = old.new_empty(n, old.shape[1])
@@ -157,8 +163,10 @@ def choose_trainable(model, options):
     head = getattr(model, "score", body.wte)  # a language model's head is its token embedding
     if options.train == "lora":
         if not options.pretrained:
-            what = "--train lora adapts pretrained weights, but these are random"
-            raise UserError(f"{what}; leave out --from-scratch and the shape, or --train")
+            raise UserError(
+                "--train lora adapts pretrained weights, but these are random; "
+                "leave out --from-scratch and the shape, or --train"
+            )
         rank = options.lora_rank or 8
         alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
         size = ALIASES.get(options.model, options.model)
@@ -176,9 +184,10 @@ def choose_trainable(model, options):
                 head.requires_grad_(False)
     new = body.wte.weight[VOCAB_SIZE : VOCAB_SIZE + len(body.special_tokens)]
     if len(new) and not body.wte.weight.requires_grad and (new == new[0]).all():
-        what = f"--train {options.train} would leave new special tokens untrained"
-        hint = "use another --template, or --train full"
-        raise UserError(f"{what}, --template {body.template}; {hint}")
+        raise UserError(
+            f"--train {options.train} would leave new special tokens untrained, "
+            f"--template {body.template}; use another --template, or --train full"
+        )
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     megabytes = f"{8 * n / 1e6:,.1f} MB of optimizer state"
     return f"trained: {options.train}, {n:,} of {n_all:,} parameters, {megabytes}"
@@ -196,8 +205,10 @@ def fit_length(options, given, n_positions):
     if options.max_length <= n_positions:
         return options
     if given.max_length is not None:
-        what = f"--max-length {given.max_length} is above the model's n_positions, {n_positions}"
-        raise UserError(f"{what}; lower it")
+        raise UserError(
+            f"--max-length {given.max_length} is above the model's n_positions, {n_positions}; "
+            "lower it"
+        )
     return dataclasses.replace(options, max_length=n_positions)
 
 

@@ -84,12 +84,16 @@ def load(trainer):
         changed = [f"{k} {before[k]}, now {now[k]}" for k in now if before[k] != now[k]]
         log_size, texts = state["log_size"], Counter(state["texts"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        what = f"the saved state is of another model or version ({type(error).__name__})"
-        raise CheckpointError(f"{what}, {path}; {hint}") from error
+        raise CheckpointError(
+            f"the saved state is of another model or version ({type(error).__name__}), "
+            f"{path}; {hint}"
+        ) from error
     if state["texts"] != trainer.run.texts:
         n_new = (Counter(trainer.run.texts) - texts).total()
-        what = f"the texts have changed ({n_new:,} of {len(trainer.run.texts):,} are new)"
-        raise UserError(f"{what}, {trainer.run.folder}; resume with the texts of the run")
+        raise UserError(
+            f"the texts have changed ({n_new:,} of {len(trainer.run.texts):,} are new), "
+            f"{trainer.run.folder}; resume with the texts of the run"
+        )
     if distributed.is_main():
         trainer.run.cut_log(log_size)
     if changed:
