@@ -1,8 +1,8 @@
 """Prepare instructions and responses: `python -m data_prep.alpaca`.
 
 The official file holds the 52,002 instructions of Stanford Alpaca with responses by GPT-4. Any
-other file that `gptft.data.instructions` reads works too (--file). Three kinds of records are left out:
-empty outputs, outputs that only decline because a text cannot hold a picture or a sound, and
+other file that `gptft.data.instructions` reads works too (--file). Three kinds of records are left
+out: empty outputs, outputs that only decline because a text cannot hold a picture or a sound, and
 repeated prompts. All records of one instruction go to the same split, so that no model is tested on
 an instruction that it was trained on.
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from data_prep.download import download, file_digest
 from data_prep.folder import check_writable, write_folder
-from gptft.data.instructions import read_examples
+from gptft.data.instructions import WANTED, read_examples
 from gptft.data.records import read_records
-from gptft.data.sources import split_seeded
+from gptft.data.sources import name_fields, split_seeded
 from gptft.errors import DataError, Parser, command
 
 URL = (
@@ -87,7 +87,11 @@ def main(argv=None):
     source = args.file or args.out.parent / "alpaca_gpt4_data.json"
     if not args.file:
         download([URL], source, git_blob=GIT_BLOB)
-    examples, counts = clean(read_examples(read_records(source)))
+    records = read_records(source)
+    notes = name_fields(records, WANTED)
+    examples, more = read_examples(records)
+    print(*notes, *more, sep="\n")
+    examples, counts = clean(examples)
     splits = make_splits(examples, args.seed)
     if not all(splits.values()):
         raise DataError(f"{len(examples)} usable records are too few to split, {source}; add some")

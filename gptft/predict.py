@@ -23,6 +23,7 @@ from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
 from gptft.data.records import Record, read_records, suffix_of, text_field
+from gptft.data.sources import LINE_BREAK, name_fields
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
 from gptft.evaluation.classification import explain, log_probabilities
@@ -44,9 +45,10 @@ def parse(argv):
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help=".txt with a text a line; or .jsonl, .csv or .json with a field text, perhaps label "
-        "and id (else the number of the line)",
+        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv with a field text, perhaps "
+        "label and id (else the number of the line)",
     )
+    parser.add_argument("--columns", metavar="TEXT,LABEL", help="names or numbers, in --file")
     parser.add_argument("--explain", action="store_true", help="show what each token contributed")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
@@ -84,9 +86,12 @@ def main(argv):
     class_of = {str(k): k for k in range(len(classes))}
     class_of |= {name: k for k, name in enumerate(classes)}
     correct, unknown = [], set()  # of the texts with a label
-    records = read_texts(args.texts, args.file)
+    records = read_texts(args.texts, args.file, args.columns)
     while chunk := list(islice(records, chunk_size)):
-        reviews = [Review(r.fields.get("id", r.number), 0, text_field(r)) for r in chunk]
+        reviews = [
+            Review(r.fields.get("id", r.number), 0, LINE_BREAK.sub(" ", text_field(r)))
+            for r in chunk
+        ]
         dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
         probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()
         for i, (review, p) in enumerate(zip(reviews, probabilities)):
@@ -110,14 +115,15 @@ def main(argv):
         print_note(f"accuracy on {len(correct):,} labelled texts: {accuracy}")
 
 
-def read_texts(texts, file):
+def read_texts(texts, file, columns=None):
     """Yield a Record for each text that is not blank: of `texts`, of a file, or of standard
     input."""
     if texts:
         place = Path("command line")
         records = [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
     elif file and suffix_of(Path(file)) != ".txt":
-        records = read_records(file)
+        records = read_records(file, columns)
+        print_note("; ".join(name_fields(records, ("text", "label"), columns)))
     else:
         records = read_lines(file)
     blank = []

@@ -17,7 +17,7 @@ import torch
 
 from gptft.checkpoints.folders import save_model
 from gptft.classifier import GPT2Classifier
-from gptft.config import DEVICES, PRECISIONS, SHAPES, GPT2Config, TrainOptions, option
+from gptft.config import PRECISIONS, SHAPES, GPT2Config, TrainOptions, option
 from gptft.data.classification import load_reviews
 from gptft.data.tokenizer import Tokenizer
 from gptft.generation.decoding import generate
@@ -39,9 +39,7 @@ class Options:
     new_tokens: int = option(256, "tokens generated after it", low=1)
     repeat: int = option(5, "turns that count", low=1)
     data: str = option("data/imdb", "a prepared folder, for tokenize and baseline")
-    device: str = option("auto", "where to compute", choices=DEVICES)
     precision: str = option("auto", "of products; in generate of weights", choices=PRECISIONS)
-    compile: str = option("auto", "torch.compile, in train-step", choices=("auto", "on", "off"))
     train: str = option("full", "weights that train-step trains", choices=("full", "lora"))
     checkpoint_activations: bool = option(False, "recompute blocks in the backward pass")
     nanogpt: str = option(None, "folder with nanoGPT's model.py")
@@ -51,14 +49,15 @@ class Options:
         return dataclasses.replace(GPT2Config.named(self.model), dropout=0.0)
 
     def choose_device(self):
-        """The Device; a benchmark has steps enough to compile for."""
-        return choose_device(self.device, self.precision, self.compile, n_steps=1000)
+        """The Device for a run long enough to be compiled."""
+        return choose_device(precision=self.precision, n_steps=1_000_000)
 
 
 def our_model(options, task):
     """The weights that all contenders share."""
     torch.manual_seed(0)
-    return GPT2Classifier(options.config()) if task == "classifier" else GPT2(options.config())
+    model_class = GPT2Classifier if task == "classifier" else GPT2
+    return model_class(options.config())
 
 
 def transformers_model(options, task):
@@ -84,9 +83,12 @@ def nanogpt_model(options):
     names = ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")
     shape = {name: getattr(config, name) for name in names}
     model = nanogpt.GPT(nanogpt.GPTConfig(block_size=config.n_positions, bias=True, **shape))
-    weights = our_model(options, "lm").state_dict()
-    weights = {f"transformer.{name}": weight for name, weight in weights.items()}
-    model.load_state_dict(weights | {"lm_head.weight": weights["transformer.wte.weight"]})
+    weights = {
+        f"transformer.{name}": weight
+        for name, weight in our_model(options, "lm").state_dict().items()
+    }
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    model.load_state_dict(weights)
     return model
 
 
@@ -98,38 +100,42 @@ def random_ids(options, B, T):
 def train_step(options, who, task, B, T):
     device = options.choose_device()
     ids = random_ids(options, B, T).to(device.name)
-    labels = torch.arange(B, device=device.name) % 2
     next_ids = ids.roll(-1, dims=1)
+    classes = torch.arange(B, device=device.name) % 2
+    lengths = torch.full_like(classes, T)
     if who == "gptft":
+        model = our_model(options, task)
+    elif who == "nanoGPT":
+        model = nanogpt_model(options)
+    else:
+        model = transformers_model(options, task)
+    if who == "gptft":
+        body = getattr(model, "transformer", model)
+        body.checkpoint_activations = options.checkpoint_activations
         if device.name == "cpu":
             keep_freed_memory()
-        model = our_model(options, task)
-        getattr(model, "transformer", model).checkpoint_activations = options.checkpoint_activations
         if options.train == "lora":
             add_adapters(model)
-        inputs, targets = (ids,), next_ids
-        if task == "classifier":
-            inputs, targets = (ids, torch.full_like(labels, T)), labels
-        keywords, n = dict(targets=targets), targets.numel()
-    elif who == "nanoGPT":
-        model, inputs, keywords, n = nanogpt_model(options), (ids, next_ids), {}, 1
-    else:
-        model, inputs, n = transformers_model(options, task), (ids,), 1
-        keywords = dict(labels=ids if task == "lm" else labels)
-        keywords["attention_mask"] = torch.ones_like(ids)
     model.to(device.name).train()
     optimizer = build_optimizer(model, TrainOptions(learning_rate=1e-5, weight_decay=0.1))
     # nanoGPT compiles by default, also on a CPU.
     compiled = who == "nanoGPT" or (device.compile and who == "gptft")
     module = torch.compile(model) if compiled else model
 
+    def mean_loss():
+        if who == "nanoGPT":
+            return module(ids, next_ids)[1]
+        if who == "transformers":
+            labels = ids if task == "lm" else classes
+            return module(ids, attention_mask=torch.ones_like(ids), labels=labels).loss
+        if task == "lm":
+            return module(ids, targets=next_ids) / ids.numel()
+        return module(ids, lengths, targets=classes) / B
+
     def step():
         with device.autocast():
-            output = module(*inputs, **keywords)
-        if who == "nanoGPT":
-            output = output[1]
-        loss = output.loss if who == "transformers" else output
-        (loss / n).backward()
+            loss = mean_loss()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

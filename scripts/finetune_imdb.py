@@ -20,7 +20,7 @@ from gptft.baseline.logistic_regression import train_baseline
 from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, classifier_batch
-from gptft.data.classification import TRUNCATE, IMDbDataset, load_reviews
+from gptft.data.classification import COLUMNS_HELP, TRUNCATE, IMDbDataset, load_reviews
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import command
 from gptft.evaluation.classification import explain, log_probabilities
@@ -46,9 +46,10 @@ REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The rea
 class Options(FinetuneOptions):
     data: str = option(
         "sample",
-        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .csv or .json file "
-        "with the fields text and label",
+        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
+        "file of yours (perhaps .gz)",
     )
+    columns: str = option(None, COLUMNS_HELP)
     truncate: str = option(
         "head+tail", "what is kept of a text longer than --max-length", choices=TRUNCATE
     )
@@ -63,7 +64,7 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    reviews = load_reviews(options.data, options.seed)
+    reviews = load_reviews(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
 
     # ---------------------------------------------------------------- model

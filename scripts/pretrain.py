@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gptft import distributed
 from gptft.checkpoints.folders import load_model
 from gptft.config import TrainOptions, describe_defaults, option, parse_options
+from gptft.data.classification import COLUMNS_HELP
 from gptft.data.documents import (
     WindowBatches,
     Windows,
@@ -46,9 +47,10 @@ REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The rea
 class Options(TrainOptions):
     data: str = option(
         "sample",
-        "sample (bundled), a prepared folder such as data/imdb, a .jsonl, .csv or .json file with "
-        "the field text, or a .txt file, its documents between blank lines or <|endoftext|>",
+        "sample (bundled), a prepared folder such as data/imdb, a .jsonl, .json, .csv or .tsv file "
+        "of yours, or a .txt file, its documents between blank lines or <|endoftext|>",
     )
+    columns: str = option(None, COLUMNS_HELP)
     out: str = option("runs/pretrain", "run folder")
     beta2: float = 0.99
 
@@ -61,7 +63,7 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    documents = load_documents(options.data, options.seed)
+    documents = load_documents(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
     token_ids = {split: tokenizer.encode_batch(of) for split, of in documents.splits.items()}
     stream = join_documents(token_ids["train"], tokenizer.eot)

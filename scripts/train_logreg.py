@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptft.baseline.logistic_regression import train_baseline
 from gptft.config import option, parse_options
-from gptft.data.classification import load_reviews
+from gptft.data.classification import COLUMNS_HELP, load_reviews
 from gptft.errors import command, is_first_process, write_atomic
 from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page
@@ -32,9 +32,10 @@ REAL_RUN = """No flags: the bundled reviews. The real run:
 class Options:
     data: str = option(
         "sample",
-        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .csv or .json file "
-        "with the fields text and label",
+        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
+        "file of yours (perhaps .gz)",
     )
+    columns: str = option(None, COLUMNS_HELP)
     features: str = option("nbsvm", "of a text", choices=("nbsvm", "unigram"))
     C: float = option(
         None,
@@ -55,7 +56,7 @@ def main(argv):
     began = time.perf_counter()
 
     # ---------------------------------------------------------------- data
-    reviews = load_reviews(options.data, options.seed)
+    reviews = load_reviews(options.data, options.seed, options.columns)
     command_line = ["python", "scripts/train_logreg.py", *argv]
     run = open_run(options.out, command_line, asdict(options), overwrite=options.overwrite)
     if options.data == "sample":

@@ -1,4 +1,4 @@
-"""What all tests share: the repository on the import path, and the third-party data beside it, where present."""
+"""Shared by all tests: the repository on the import path, and third-party data where present."""
 
 import signal
 import sys
@@ -28,7 +28,10 @@ def shared():
 
 @pytest.fixture
 def refuses(tmp_path, monkeypatch, capsys):
-    """`refuses(run, argv, says)`: run(*argv) ends with exit code 2 and one line with these words, and leaves no file."""
+    """`refuses(run, argv, says)`: run(*argv) exits with 2 and one line with these words.
+
+    It leaves no file behind.
+    """
     monkeypatch.chdir(tmp_path)
 
     def check(run, argv, says):
@@ -42,7 +45,7 @@ def refuses(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_not_ignored():
-    """A shell starts a job in the background with Ctrl-C ignored, and nohup adds SIGHUP; training respects both."""
+    """Restore the signals that a background job or nohup ignores; training respects both."""
     for name, action in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), action)

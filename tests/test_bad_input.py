@@ -26,11 +26,11 @@ import gptft.generate
 import gptft.predict
 import gptft.report.__main__
 from data_prep import alpaca, gpt2, imdb
+from gptft.checkpoints.adapters import save_adapter
 from gptft.checkpoints.folders import save_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import GPT2Config
 from gptft.errors import DataError, command
-from gptft.checkpoints.adapters import save_adapter
 from gptft.lora import add_adapters
 from gptft.model import GPT2
 from scripts import benchmark, finetune_alpaca, finetune_imdb, pretrain, train_logreg
@@ -59,6 +59,7 @@ def tasks(**more):
 
 
 REVIEWS, TASKS = reviews(), tasks()
+HEADER = "v1,v2\n" + "".join(f"{'hs'[i % 2]},text {i}\n" for i in range(20))
 GROUPS = {"train/neg": 2, "train/pos": 9, "test/neg": 2, "test/pos": 9, "train/unsup": 0}
 OFFICIAL = [f"aclImdb/{group}/{i}_{stars}.txt" for group, stars in GROUPS.items() for i in range(5)]
 
@@ -197,24 +198,30 @@ CLASSIFICATION = [  # for two scripts
             ("a.jsonl", reviews(text="half \ud83d"), "half a character"),
             ("a.jsonl", reviews(label=1.0), "the label is a number, a.jsonl, line 1; labels are"),
             ("a.jsonl", reviews(label="a\nb"), "the label is empty or not printable"),
-            ("a.jsonl", reviews(split="dev"), "split is 'dev', a.jsonl, line 1; it must be"),
+            ("a.jsonl", reviews(split="x"), "split is 'x', a.jsonl, line 1; it must be"),
             ("a.jsonl", reviews(split=None), "split is None, a.jsonl, line 1"),
             ("a.jsonl", reviews(split="test"), "no training records, a.jsonl"),
             ("a.jsonl", reviews(split="train") + REVIEWS, "no field 'split', a.jsonl, line 21"),
             ("a.jsonl", reviews(text="a"), "20 records have too few different texts"),
-            ("a.jsonl", reviews(label=1), "all training records have the label '1', a.jsonl"),
+            ("a.jsonl", reviews(label=1), "the label '1', a.jsonl; a classifier needs two"),
+            ("a.csv", "text,label\nx,a\ny,b\nz,b\n", "'b', a.csv; the others are in val or test"),
+            ("a.csv", "review,Review,label\na,b,c\n", "'review', 'Review' all mean .* --columns"),
+            ("a.tsv", "ham\tGo on\n" * 9, ".fields: 'ham', 'Go on'.; .* --columns TEXT,LABEL .num"),
             ("a.jsonl", reviews(id=7), "id 7 occurs twice, a.jsonl, line .* and a.jsonl, line"),
             ("a.jsonl", reviews(id=[1]), "id is neither an integer nor"),
         ],
     ),
+    ("--data a.csv --columns 2,1", "'v1' occurs only here, a.csv, line 1", {"a.csv": HEADER}),
+    ("--data a.csv --columns v2,v3", "no field 'v3', a.csv, line 2", {"a.csv": HEADER}),
     *damaged(
         "--data d",
         [
-            ("d/train.csv", "x", "both train.jsonl and train.csv, d;"),
+            ("d/train.csv", "x", "both train.csv and train.jsonl, d;"),
+            ("d/Test.parquet", "x", "can't read Parquet, d/Test.parquet"),
             ("d/train.jsonl", reviews(split="val"), "split 'val' in the train file, d/train"),
             ("d/test.jsonl", reviews(label=2), "label '2' does not occur .* d/test.jsonl, line 1"),
             ("d/test.jsonl", reviews(label="x" * 10**5), r"label 'x+ \.\.\. "),
-            ("d/classes.json", '["a", "b", "c"]', "3 names, but the labels are 0, 1, d/classes"),
+            ("d/classes.json", '["a", "b", "c"]', "for the labels 0, 1, d/classes.json"),
         ],
         {"d/train.jsonl": REVIEWS},
     ),
@@ -317,8 +324,8 @@ FINETUNE_IMDB = CLASSIFICATION + [
     ),
 ]
 
-SYSTEM, USER, ASSISTANT = ({"role": r, "content": "a"} for r in ("system", "user", "assistant"))
-ONE_EACH = "messages must be one turn of a user and one of an assistant, a.jsonl, line 1"
+USER, ASSISTANT = ({"role": role, "content": "a"} for role in ("user", "assistant"))
+NO_EXCHANGE = "no turn of a user that an assistant answers in messages, a.jsonl, line 1"
 FINETUNE_ALPACA = [
     ("--template chat", "chat"),
     ("--test-prompts -1", "--test-prompts must be at least 0, got -1"),
@@ -334,16 +341,16 @@ FINETUNE_ALPACA = [
             ("a.jsonl", tasks(input="word " * 40), "every prompt fills the 32 tokens"),
             ("a.jsonl", lines({"output": "a"}), "no field 'instruction', a.jsonl, line 1"),
             ("a.jsonl", lines({"instruction": "a"}), "no field 'output', a.jsonl, line 1"),
-            ("a.jsonl", lines({"prompt": "a"}), "no field 'completion', a.jsonl, line 1"),
+            ("a.jsonl", lines({"prompt": "a"}), "no field 'output', a.jsonl, line 1"),
             ("a.jsonl", tasks(instruction=" "), "'instruction' is empty, a.jsonl, line 1"),
             ("a.jsonl", tasks(output=["b"]), "'output' is a list"),
             ("a.jsonl", tasks(input=3), "'input' is a number"),
             ("a.jsonl", tasks(output="\ud800"), "half a character .* in 'output', a.jsonl, line 1"),
-            ("a.jsonl", tasks(messages="hi"), ONE_EACH),
-            ("a.jsonl", tasks(messages=[1, 2]), ONE_EACH),
-            ("a.jsonl", tasks(messages=[USER]), ONE_EACH),
-            ("a.jsonl", tasks(messages=[SYSTEM, USER, ASSISTANT]), ONE_EACH),
-            ("a.jsonl", tasks(messages=[USER | {"content": None}, ASSISTANT]), "'user' is null"),
+            ("a.jsonl", tasks(Input="a", INPUT="b"), "'Input', 'INPUT' all mean .*; rename one"),
+            ("a.jsonl", tasks(messages=7), NO_EXCHANGE),
+            ("a.jsonl", tasks(messages=[1, USER, {"role": [1]}]), NO_EXCHANGE),
+            ("a.jsonl", tasks(messages=[ASSISTANT, USER]), NO_EXCHANGE),
+            ("a.jsonl", tasks(messages=[USER | {"content": None}, ASSISTANT]), NO_EXCHANGE),
         ],
     ),
 ]

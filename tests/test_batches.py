@@ -83,6 +83,14 @@ def test_micro_batches_are_a_partition_of_the_step(dataset):
         assert sum(rows, []) == one.rows.tolist() and max(map(len, rows)) <= 3
 
 
+def test_a_process_without_rows_learns_nothing(dataset, monkeypatch):
+    monkeypatch.setattr("gptft.distributed.rank", lambda: 2)
+    monkeypatch.setattr("gptft.distributed.world_size", lambda: 3)
+    options = TrainOptions(epochs=1, batch_size=2)
+    [batch] = TrainBatches(dataset, classifier_batch, options).step(0, 0)
+    assert batch.targets.tolist() == [-100] and batch.n == batch.n_tokens == 0
+
+
 @pytest.mark.parametrize("rows, batch_size", [(range(37), 1), (range(37), 64), ([30, 2, 7], 2)])
 def test_evaluation_reads_each_row_once(dataset, rows, batch_size):
     """The longest rows come first, again for lack of memory."""

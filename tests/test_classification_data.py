@@ -7,6 +7,7 @@ import pytest
 
 from gptft.data.classification import IMDbDataset, Review, load_reviews
 from gptft.errors import DataError
+from gptft.predict import read_texts
 
 
 def folder(path, train, val, test):
@@ -32,7 +33,10 @@ def test_the_bundled_sample():
         for split, rows in reviews.splits.items()
     }
     expected = {"train": 240, "val": 60, "test": 100, "implied": 320}
-    assert counts == {split: [n, n] for split, n in expected.items()} and reviews.notes == []
+    assert counts == {split: [n, n] for split, n in expected.items()}
+    assert reviews.notes == [
+        "text from 'text', label from 'label', id from 'id', split from 'split'"
+    ]
     first = reviews.splits["train"][0]
     assert "Predictable from start to finish" in first.text and first.label == 0
 
@@ -58,6 +62,74 @@ def test_ids(tmp_path):
     splits = load_reviews(folder(tmp_path, train, rows(0, 1), rows(1))).splits
     assert splits["train"] == [Review("a", 0, "text 0"), Review(7, 1, "text 0")]
     assert splits["val"] == [Review(1, 0, "text 0"), Review(2, 1, "text 1")]
+
+
+@pytest.mark.parametrize(
+    "name, header, row, columns, note",
+    [  # Kaggle's IMDb, SST-2, a spreadsheet, SMS spam (UCI's and Kaggle's), AG News
+        (
+            "a.csv",
+            "Review,sentiment\n",
+            '"{}",{}\n',
+            None,
+            "text from 'Review', label from 'sentiment'",
+        ),
+        (
+            "a.tsv",
+            "sentence\tlabel\n",
+            "{}\t{}\n",
+            None,
+            "text from 'sentence', label from 'label'",
+        ),
+        (
+            "a.csv",
+            "7;class;body\n",
+            "7;{1};{0}\n",
+            None,
+            "text from 'body', label from 'class'; unused: '7'",
+        ),
+        ("a.tsv", "", "{1}\t{0}\n", "2,1", "text from '2', label from '1'"),
+        (
+            "a.csv",
+            "v1,v2,\n",
+            '{1},"{0}",\n',
+            "v2,v1",
+            "text from 'v2', label from 'v1'; unused: '3'",
+        ),
+        ("a.csv", "", '"{1}","t","{0}"\n', "3,1", "text from '3', label from '1'; unused: '2'"),
+        (
+            "a.csv",
+            "label,text\n",
+            '"{}",{}\n',
+            "label,text",
+            "text from 'label', label from 'text'",
+        ),
+    ],
+)
+def test_columns(tmp_path, name, header, row, columns, note):
+    lines = [row.format(f"one<br /><br/>two {i}", i % 2) for i in range(20)]
+    path = tmp_path / name
+    path.write_text(header + "".join(lines), encoding="utf-8")
+    reviews = load_reviews(path, columns=columns)
+    found = {(row.text, row.label) for rows in reviews.splits.values() for row in rows}
+    assert found == {(f"one two {i}", i % 2) for i in range(20)}
+    assert reviews.notes[:2] == [note, "<br /> became a space in 20 texts"]
+    texts = [record.fields["text"] for record in read_texts([], path, columns)]
+    assert texts == [f"one two {i}" for i in range(20)]
+
+
+def test_the_usual_name_comes_first(tmp_path):
+    """Of several names, and record by record."""
+    train = [{"text": "a", "content": "x", "stars": 1, "label": 0}, {"comment": "b", "polarity": 1}]
+    reviews = load_reviews(folder(tmp_path, train, rows(0, 1), rows(0)))
+    assert [(row.text, row.label) for row in reviews.splits["train"]] == [("a", 0), ("b", 1)]
+    assert reviews.notes[0].endswith("label from 'polarity'; unused: 'content', 'stars'")
+
+
+def test_equal_texts_with_different_labels_are_counted(tmp_path):
+    twice = rows(0, 1, 1) + rows(1, 1, 1)
+    notes = load_reviews(folder(tmp_path, twice, rows(0), rows(1))).notes
+    assert notes[-1] == "1 texts occur again with another label"
 
 
 def test_classes_json_names_the_classes(tmp_path):

@@ -33,7 +33,8 @@ def test_what_is_written(file, tmp_path):
     assert prepare(file, out) == 0
     assert set(os.listdir(out)) == {"README", "train.jsonl", "val.jsonl", "test.jsonl"}
     found = load_instructions(str(out))
-    assert found.notes == []
+    names = ("instruction", "input", "output", "id")
+    assert found.notes == [", ".join(f"{name} from '{name}'" for name in names)]
     sizes = {split: len(examples) for split, examples in found.splits.items()}
     assert sizes == {"train": 90, "val": 5, "test": 5}
     examples = sorted(example for of in found.splits.values() for example in of)

@@ -59,8 +59,8 @@ def test_signal_to_one_process_stops_all_and_they_resume_to_the_same_bits(folder
     assert "stopped at" not in printed("stopped", 1)
     assert codes["straight"] == codes["resumed"] == [0, 0]
     # Each process draws its own dropout.
-    draws = [read(folder / f"straight-{rank}.json")["draw"] for rank in (0, 1)]
-    assert draws[0] != draws[1]
+    seeds = [read(folder / f"straight-{rank}.json")["seed"] for rank in (0, 1)]
+    assert seeds[0] != seeds[1]
     assert_same_bits(folder / "straight", folder / "stopped")
     state = saved_state(folder / "straight")
     assert len(state["generators"]) == 2

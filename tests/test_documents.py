@@ -48,6 +48,12 @@ def test_the_split_is_that_of_the_classifier(tmp_path):
         reviews = load_reviews(path, seed).splits
         texts = {split: [review.text for review in of] for split, of in reviews.items()}
         assert load_documents(path, seed).splits == texts
+    path.write_text(path.read_text(encoding="utf-8").replace("label", "Class"), encoding="utf-8")
+    documents = load_documents(path, seed)
+    assert documents.splits == texts
+    assert documents.notes[0] == "text from 'text', label from 'Class'"
+    path.write_text('{"body": "a", "class": [1]}\n{"body": "b"}\n{"body": "c"}', encoding="utf-8")
+    assert load_documents(path, 0, "body").notes[0] == "text from 'body', label from 'class'"
     sizes = {split: len(texts) for split, texts in load_documents("sample", 0).splits.items()}
     assert sizes == {"train": 480, "val": 120, "test": 200}
 

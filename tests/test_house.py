@@ -1,4 +1,4 @@
-"""The rules of the repository: import order, packages, size, columns, docstrings, README's file tree."""
+"""The rules of the repository: imports, packages, size, columns, docstrings, README's file tree."""
 
 import ast
 import subprocess
@@ -115,8 +115,8 @@ def n_tokens(paths):
 def test_a_file_keeps_the_rules(path):
     tree, tokens = parse(path), code_tokens(path)
     used = {name.split(".")[0] for name in imported(tree)} - set(sys.stdlib_module_names)
-    peers = {"transformers"} if path.name == "benchmark.py" else set()
-    assert used <= PACKAGES | {"gptft", "data_prep"} | peers
+    peers = {"transformers"} if path.name == "contenders.py" else set()
+    assert used <= PACKAGES | set(FOLDERS) | peers
     assert path.name == "__init__.py" or ast.get_docstring(tree), "no opening paragraph"
     lines = lines_of(tokens)
     assert len(lines) <= FILE_LINES
@@ -132,12 +132,13 @@ def test_a_file_keeps_the_rules(path):
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[-2] != "scripts"], ids=name_of)
 def test_what_is_public_has_a_docstring(path):
-    has_one = documented(parse(path))
-    for node in ast.walk(parse(path)):
+    nodes = parse(path).body
+    nodes += [node for outer in nodes if isinstance(outer, ast.ClassDef) for node in outer.body]
+    for node in nodes:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
             continue
         short = node.end_lineno - node.lineno < 4 or node.name in ("main", "parse", "forward")
-        assert short or any(node.lineno == other.lineno for other in has_one[1:]), node.name
+        assert short or ast.get_docstring(node), node.name
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,6 @@ def test_a_test_imports_peers_only_inside_functions(path):
     body = [node for node in parse(path).body if not isinstance(node, ast.FunctionDef)]
     known = PACKAGES | {"pytest", *FOLDERS} | {p.stem for p in TESTS} | set(sys.stdlib_module_names)
     assert {name.split(".")[0] for name in imported(ast.Module(body, []))} <= known
-    assert max(map(len, path.read_text(encoding="utf-8").splitlines()), default=0) <= COLUMNS
 
 
 def test_the_whole_stays_small():

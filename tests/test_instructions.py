@@ -125,7 +125,11 @@ def test_the_bundled_sample():
     """The counts that the samples' README states."""
     found = load_instructions()
     sizes = {split: len(examples) for split, examples in found.splits.items()}
-    assert sizes == {"train": 192, "val": 24, "test": 24} and found.notes == []
+    assert sizes == {"train": 192, "val": 24, "test": 24}
+    fields = (
+        "instruction from 'instruction', input from 'input', output from 'output', id from 'id'"
+    )
+    assert found.notes[0].startswith(fields)
 
 
 SPLITS = [
@@ -137,24 +141,62 @@ SPLITS = [
 @pytest.mark.parametrize(
     "form",
     [
-        {"instruction": "Say hi.", "output": "Hi!"},
-        {"instruction": "Say hi.", "input": None, "output": " Hi!"},
-        {"prompt": "Say hi.", "completion": "Hi!"},
-        {
-            "messages": [
-                {"role": "user", "content": " Say hi. "},
-                {"role": "assistant", "content": "Hi!\n"},
-            ]
-        },
+        '{"instruction": "Say hi.", "output": "Hi!"}',
+        '{"instruction": "Say hi.", "input": null, "output": " Hi!"}',
+        '{"Instruction": "Say hi.", "context": "", "response": "Hi!", "category": "chat"}',
+        '{"instruction": "Say hi.", "output": "Hi!", "prompt": "### Say hi.", "answer": "no"}',
+        '{"prompt": "Say hi.", "completion": "Hi!"}',
+        '{"prompt": "Say hi.", "response": "Hi!"}',
+        '{"question": "Say hi.", "answer": "Hi!"}',
+        '{"messages": [{"role": "user", "content": " Say hi. "},'
+        ' {"role": "assistant", "content": "Hi!\\n"}]}',
+        '{"conversations": [{"from": "human", "value": "Say hi."},'
+        ' {"from": "gpt", "value": "Hi!"}]}',
     ],
 )
 def test_all_forms_give_the_same_example(tmp_path, form):
-    found = load(tmp_path / "my.jsonl", [form | {"split": "train", "id": "a"}, *SPLITS])
+    mine = json.loads(form) | {"split": "train", "id": "a"}
+    found = load(tmp_path / "my.jsonl", [mine, *SPLITS])
     assert found.splits == {
         "train": [Example("a", "Say hi.", "", "Hi!")],
         "val": [Example(2, "Add.", "1, 2", "3")],
         "test": [Example(3, "Add.", "1, 2", "3")],
     }
+
+
+def test_a_synonym_of_input_and_the_note(tmp_path):
+    rows = [{"instruction": "Add.", name: "1", "response": "2"} for name in ("context", "INPUT")]
+    rows = [row | {"split": "train", "n": 0} for row in rows]
+    found = load(tmp_path / "my.jsonl", rows + SPLITS)
+    assert [example.input for example in found.splits["train"]] == ["1", "1"]
+    assert "input from 'context', output from 'response'" in found.notes[0]
+    assert found.notes[0].endswith("input from 'input', output from 'output'; unused: 'n'")
+
+
+TURNS = """[{"role": "system", "content": "Be kind. "}, {"role": "user", "content": "Hi?"},
+    {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"}, {"role": "system", "content": "c"}]"""
+
+
+def test_conversations(tmp_path):
+    """The system's turn goes before the instruction, and the first exchange is used."""
+    turns = json.loads(TURNS)
+    rows = [{"messages": of, "prompt": "Hi?", "split": "train"} for of in (turns, turns[1:3])]
+    found = load(tmp_path / "my.jsonl", rows + SPLITS)
+    asked = [(example.instruction, example.output) for example in found.splits["train"]]
+    assert asked == [("Be kind.\n\nHi?", "Hi!"), ("Hi?", "Hi!")]
+    assert found.notes[0].startswith("messages from 'messages', split from 'split', instruction")
+    assert "train: 1 conversations go on after the exchange that is used" in found.notes
+
+
+def test_inputs_are_split_if_all_instructions_are_equal(tmp_path):
+    rows = [{"instruction": "Sum up.", "input": f"{i % 20}", "output": "x"} for i in range(200)]
+    found = load(tmp_path / "my.jsonl", rows)
+    assert [len(examples) for examples in found.splits.values()] == [160, 20, 20]
+    sides = [{example.input for example in examples} for examples in found.splits.values()]
+    assert sum(map(len, sides)) == 20
+    rows = [rows[i] | {"split": split} for i, split in enumerate(("train", "train", "val", "test"))]
+    assert len(load(tmp_path / "my.jsonl", rows).notes) == 1  # no text in both train and val
 
 
 def test_equal_instructions_stay_on_one_side(tmp_path):

@@ -130,7 +130,8 @@ def test_evaluation_does_not_change_training(tmp_path):
         modes.append(model.training)
 
     often, _ = train(tmp_path / "often", toy_model(dropout=0.2), eval_every=1, on_eval=note)
-    rarely, _ = train(tmp_path / "rarely", toy_model(dropout=0.2), on_eval=note)
+    # A loaded model is in evaluation mode.
+    rarely, _ = train(tmp_path / "rarely", toy_model(dropout=0.2).eval(), on_eval=note)
     assert modes == [False] * (24 + 3)
     assert_equal(often.state_dict(), rarely.state_dict())
 

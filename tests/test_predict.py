@@ -147,7 +147,7 @@ def test_mistakes_are_one_line(folder, capsys, argv, says):
     save_model(classifier(), "other")
     (folder / "other" / "run.json").write_text('{"options": {"C": 1}}', encoding="utf-8")
     (folder / "bad.txt").write_bytes(b"fine\n\xff\n")
-    (folder / "bad.jsonl").write_text('{"review": "x"}\n', encoding="utf-8")
+    (folder / "bad.jsonl").write_text('{"title": "x"}\n', encoding="utf-8")
     assert main(argv) == 2
     out, err = capsys.readouterr()
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]

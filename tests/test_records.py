@@ -64,6 +64,34 @@ def test_all_forms_hold_the_same_records(tmp_path, name, encoding):
 
 
 @pytest.mark.parametrize(
+    "content, text",
+    [
+        ('"Open, and so\t1', '"Open, and so'),
+        ('He said "no"\t1', 'He said "no"'),
+        ('"No" he "said"\t1', '"No" he "said"'),
+        ('"He ""said"" no"\t1', 'He "said" no'),
+        ('"\t1', '"'),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_quotes_between_tabs(tmp_path, name, content, text):
+    """SST-2 and SMS spam have quotes that are only text; a spreadsheet's surround a field."""
+    path = write(tmp_path / name, f'text\tlabel\n{content}\n"b\t2\nc"\t3\n')
+    assert read_records(path)[0].fields == {"text": text, "label": "1"}
+
+
+def test_columns_without_names(tmp_path):
+    """Kaggle's SMS spam has three without a name; other files have no header at all."""
+    path = write(tmp_path / "a.csv", '"x; y; z; u; v",b,,\n1,2,,\n')
+    assert [*read_records(path)[0].fields] == ["x; y; z; u; v", "b", "3", "4"]
+    found = read_records(path, columns="2,1")
+    assert [(record.number, record.fields["1"]) for record in found] == [
+        (1, "x; y; z; u; v"),
+        (2, "1"),
+    ]
+
+
+@pytest.mark.parametrize(
     "content, documents",
     [
         ("one\nline two\n\n \nthree\r\n\r\n\r\nfour\n", ["one\nline two", "three", "four"]),
@@ -107,10 +135,11 @@ BAD_FILES = [  # name, content, what the error says
     ("a.jsonl", '{"a": 1} {"b": 2}\n', "bad JSON .*line 1"),
     ("a.jsonl", '{"a": 1}\n[1, 2]\n', "a list instead of an object, .*line 2"),
     ("a.jsonl", "null\n", "null instead of an object, .*line 1"),
+    ("a.jsonl", '[{"a": 1}]', r"a list instead of an object, .*line 1; .* named \.json$"),
     ("a.jsonl", '[{"a": 1},\n {"a": 2}]', r"line 1; a file with one list .* named \.json$"),
     ("a.jsonl", "[" * 100_000, "bad JSON .*line 1"),
     ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "bad JSON .*line 1"),
-    ("a.jsonl", '{"a": NaN}', r"bad JSON \(NaN is not JSON\), .*line 1"),
+    ("a.jsonl", '{"a": NaN}', r"bad JSON \(NaN is not JSON, use null\), .*line 1"),
     ("a.json", '[{"a": -Infinity}]', "-Infinity is not JSON"),
     ("a.json", '{"a": 1}\n{"a": 2}\n', r"bad JSON .*line 2.*name it \.jsonl"),
     ("a.json", '{"a": 1}', "an object instead of a list"),

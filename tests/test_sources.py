@@ -4,6 +4,8 @@ import gzip
 import json
 from collections import Counter
 
+import pytest
+
 from gptft.data.records import label_field, text_field
 from gptft.data.sources import load_splits, split_seeded
 
@@ -70,8 +72,11 @@ def jsonl(path, rows):
     return path
 
 
+NAMED = "text from 'text', label from 'label'"
+
+
 def load(data, seed=0):
-    return load_splits(data, "reviews.jsonl", seed, text_field, label_field)
+    return load_splits(data, "reviews.jsonl", seed, [text_field], label_field)
 
 
 def sizes(source):
@@ -83,37 +88,59 @@ def test_one_file_is_split_80_10_10(tmp_path):
     source = load(path, seed=3)
     assert sizes(source) == {"train": 160, "val": 20, "test": 20}
     split = "split 20 for val and 20 for test off 200 training records (seed 3)"
-    assert source.notes == [f"{path}: {split}"]
+    assert source.notes == [NAMED, f"{path}: {split}"]
     assert load(path, seed=3) == source
     assert load(path, seed=4).splits["test"] != source.splits["test"]
+
+
+def test_the_layout_of_acl_imdb(tmp_path):
+    """A text a file; unsup has no labels."""
+    for name in ("train/pos", "train/neg", "train/unsup", "test/pos", "dev/neg"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(9):
+            (tmp_path / name / f"{i}_7.txt").write_text(f"{name} {i}", encoding="utf-8")
+    source = load(tmp_path)
+    assert sizes(source) == {"train": 18, "val": 9, "test": 9}
+    first = {"id": "test/pos/0_7", "label": "pos", "text": "test/pos 0"}
+    assert source.splits["test"][0].fields == first
+    assert source.notes[0] == f"{tmp_path}: unused files: 'train/unsup'"
 
 
 def test_a_split_field_is_obeyed(tmp_path):
     """The user's own test set stays the test set; a missing val is split off train."""
     test = rows(10, 100, split="test")
+    dev = rows(3, 110, split="dev")
+    assert len(load(jsonl(tmp_path / "b.jsonl", rows(9, split="train") + dev)).splits["val"]) == 3
     source = load(jsonl(tmp_path / "a.jsonl", rows(50, split="train") + test))
     assert sizes(source) == {"train": 45, "val": 5, "test": 10}
     assert [record.fields for record in source.splits["test"]] == test
 
 
-def test_a_folder(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["val.jsonl.gz", "Validation.jsonl.gz", "valid.JSONL.gz", "dev.jsonl.gz"]
+)
+def test_a_folder(tmp_path, name):
     """The files may have different formats, and a column `split` that means something else."""
     jsonl(tmp_path / "train.jsonl", rows(100, split=["by length"]))
     test = "".join(f"{i % 2}\theld out {i}\n" for i in range(30))
     (tmp_path / "test.tsv").write_text(f"label\ttext\n{test}", encoding="utf-8")
     source = load(tmp_path)
     assert sizes(source) == {"train": 90, "val": 10, "test": 30}
-    assert source.notes == [f"{tmp_path}: split 10 for val off 100 training records (seed 0)"]
+    split = f"{tmp_path}: split 10 for val off 100 training records (seed 0)"
+    assert source.notes == [f"{NAMED}, split from 'split'", split]
     val = "".join(json.dumps(row) + "\n" for row in rows(8, 200))
-    (tmp_path / "val.jsonl.gz").write_bytes(gzip.compress(val.encode()))
+    (tmp_path / name).write_bytes(gzip.compress(val.encode()))
     source = load(tmp_path)
-    assert sizes(source) == {"train": 100, "val": 8, "test": 30} and source.notes == []
+    assert sizes(source) == {"train": 100, "val": 8, "test": 30} and source.notes[1:] == []
+    for other in ("val2.csv", "classes.json", "unsup.jsonl", "README", "notes.txt"):
+        (tmp_path / other).write_text("x", encoding="utf-8")
+    assert load(tmp_path).notes[0] == f"{tmp_path}: unused files: 'notes.txt', 'val2.csv'"
 
 
 def test_texts_in_two_splits_are_reported(tmp_path):
     for split, n, start in (("train", 20, 0), ("val", 5, 19), ("test", 10, 15)):
         jsonl(tmp_path / f"{split}.jsonl", rows(n, start))
-    assert load(tmp_path).notes == [
+    assert load(tmp_path).notes[1:] == [
         "1 text in both train and val",
         "5 texts in both train and test",
         "5 texts in both val and test",

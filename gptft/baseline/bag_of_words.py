@@ -88,7 +88,8 @@ def number_words(texts, pattern):
     """
     vocabulary = defaultdict()
     vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
-    numbers, lengths = array("i"), []
+    numbers = array("i")
+    lengths = []
     for text in texts:
         found = pattern.findall(text.lower())
         numbers.extend(map(vocabulary.__getitem__, found))
@@ -115,7 +116,9 @@ def count_ngrams(
     """
     words, numbers, rows = number_words(texts, pattern)
     all_rows, all_columns, ngrams = [], [], []
-    starts, keys, column_at = np.arange(len(numbers)), numbers, None
+    starts = np.arange(len(numbers))
+    keys = numbers
+    column_at = None
     for n in range(1, max_n + 1):
         if n > 1:  # keys of the n-grams whose two (n-1)-grams have columns
             known = column_at >= 0
@@ -126,7 +129,8 @@ def count_ngrams(
 
         # Columns. A stable sort keeps equal n-grams in the order of the texts.
         order = np.argsort(keys, kind="stable")
-        starts, keys = starts[order], keys[order]
+        starts = starts[order]
+        keys = keys[order]
         texts_of = rows[starts]
         columns, is_first, kept = _choose_columns(keys, texts_of, n_fit, min_texts)
         columns[columns >= 0] += len(ngrams)
@@ -150,7 +154,8 @@ def count_ngrams(
                 prefix, last = divmod(key, len(words))
                 ngrams.append(f"{ngrams[prefix]} {words[last]}")
 
-    rows, columns = np.concatenate(all_rows), np.concatenate(all_columns)
+    rows = np.concatenate(all_rows)
+    columns = np.concatenate(all_columns)
     return Bag(rows, columns, ngrams, len(numbers))
 
 

@@ -65,7 +65,8 @@ def lbfgs(function, x, diagonal, tolerance=TOLERANCE):
             if size < 1e-10:
                 return x, False
             new_value, new_gradient = function(x + size * direction)
-        step, change = size * direction, new_gradient - gradient
+        step = size * direction
+        change = new_gradient - gradient
         product = inner(step, change)
         if product > 0:  # always, for a convex function, but for rounding
             history.append((step, change, product))
@@ -75,7 +76,8 @@ def lbfgs(function, x, diagonal, tolerance=TOLERANCE):
 
 def _solve(gradient, history, diagonal):
     """The two-loop recursion: the inverse of the approximate Hessian, times gradient, (n,)."""
-    q, alphas = gradient.copy(), []
+    q = gradient.copy()
+    alphas = []
     for step, change, product in reversed(history):
         alpha = inner(step, q) / product
         q -= alpha * change
@@ -94,7 +96,8 @@ def objective(X, signs, C, params):
 
     Args: X, SparseMatrix (N, D); signs, (N,) of 1 and -1; params, (D + 1,), w and then b.
     """
-    w, b = params[:-1], params[-1]
+    w = params[:-1]
+    b = params[-1]
     N = len(signs)
     margins = signs * (X.times(w) + b)  # (N,)
     losses = np.logaddexp(0, -margins)  # log(1 + exp(-m)), without overflow
@@ -216,7 +219,8 @@ def choose_C(try_C, first_C):
     Args: try_C, (C, start) -> (loss on val, Model), where start is a Model or None.
     Returns the Model with the lowest loss.
     """
-    lowest, best, model = np.inf, None, None
+    lowest = np.inf
+    best = model = None
     for step in range(MAX_C_STEPS + 1):
         loss, model = try_C(first_C * 10 ** (step / 2), model)
         if loss > lowest:
@@ -244,7 +248,8 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda line: None
     """
     nbsvm = features == "nbsvm"
     n_classes = len(reviews.classes)
-    labels, texts = {}, []
+    labels = {}
+    texts = []
     for split, rows in reviews.splits.items():
         labels[split] = np.array([review.label for review in rows])
         texts += [review.text for review in rows]

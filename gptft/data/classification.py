@@ -11,6 +11,7 @@ Next on the evening's path: data/batches.py.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ from gptft.errors import DataError
 
 SENTIMENTS = ["neg", "pos"]  # the bundled reviews' labels 0 and 1
 TRUNCATE = ("head", "tail", "head+tail")
+COLUMNS_HELP = (
+    "TEXT,LABEL: the names of the columns, such as review,sentiment, or their numbers from 1 in a "
+    "file without a header, such as 2,1 (default: found by name)"
+)
 
 
 class Review(NamedTuple):
@@ -41,36 +46,53 @@ class ReviewSet(NamedTuple):
     notes: list[str]
 
 
-def load_reviews(source="sample", seed=0):
+def load_reviews(source="sample", seed=0, columns=None):
     """Read labelled texts -> ReviewSet.
 
     Args:
-        source: what `--data` names: "sample", a folder, or a .jsonl, .csv or .json file. Records
-            have `text` and `label` (an integer or a name), and may have `id`. A folder's
+        source: what `--data` names: "sample", a folder, or a file. Records have `text` and `label`
+            (an integer or a name), perhaps under other names, and may have `id`. A folder's
             classes.json may name the classes, as a list for the labels 0, 1, ...
         seed: int, of the split, if the source has none.
+        columns: the names of the fields, or their numbers in a table without a header: "2,1".
 
     Raises DataError for a bad record, a single class, a label in val or test that train has not, or
     an id that occurs twice in a split.
     """
-    found = load_splits(source, "reviews.jsonl", seed, text_field, label_field)
+    found = load_splits(source, "reviews.jsonl", seed, [text_field], label_field, columns)
     records = dict(found.splits)
+    labels = _labels_of(records, bool(columns) and columns[0].isdigit())
     if source == "sample":
         records["implied"] = read_records(SAMPLES / "reviews_implied.jsonl")
-    labels = _labels_of(records["train"])
     classes = SENTIMENTS if source == "sample" else _class_names(Path(source), labels)
     index = {label: i for i, label in enumerate(labels)}
     splits = {split: _reviews(rows, index) for split, rows in records.items()}
+    pairs = {(review.text, review.label) for rows in splits.values() for review in rows}
+    n_unclear = len(pairs) - len({text for text, _ in pairs})
+    if n_unclear:
+        found.notes.append(f"{n_unclear:,} texts occur again with another label")
     return ReviewSet(found.name, list(classes), splits, found.notes)
 
 
-def _labels_of(records):
+def _labels_of(splits, numbered):
     """The different labels of the training records: integers in order, names in alphabetical
-    order."""
-    labels = sorted({label_field(record) for record in records})
+    order.
+
+    If columns are `numbered`, a first line whose label occurs nowhere else is taken for a header.
+    """
+    records = [record for of_split in splits.values() for record in of_split]
+    counts = Counter(label_field(record) for record in records)
+    for record in records:
+        if numbered and record.number == 1 and counts[label_field(record)] == 1:
+            what = f"the label '{label_field(record)}' occurs only here, {record.place}"
+            raise DataError(f"{what}; if this is a header, use its names: --columns TEXT,LABEL")
+    labels = sorted({label_field(record) for record in splits["train"]})
     if len(labels) < 2:
         what = f"all training records have the label '{labels[0]}'"
-        raise DataError(f"{what}, {records[0].path}; a classifier needs two classes or more")
+        hint = "a classifier needs two classes or more"
+        if len(counts) > 1:
+            hint = "the others are in val or test: add records, or change --seed"
+        raise DataError(f"{what}, {records[0].path}; {hint}")
     try:
         return sorted(labels, key=int)
     except ValueError:
@@ -84,13 +106,11 @@ def _class_names(source, labels):
         return labels
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"bad JSON ({error}), {path}; repair or remove it") from error
-    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not strings or len(set(names)) < len(names):
-        raise DataError(f"not a list of different names, {path}; repair or remove it")
-    if labels != [str(i) for i in range(len(names))]:
-        what = f"{len(names)} names, but the labels are {', '.join(labels[:10])}"
+        are_names = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    except (TypeError, ValueError, RecursionError):
+        names, are_names = [], False
+    if not are_names or labels != [str(i) for i in range(len(names))]:
+        what = f"not a list of different names for the labels {', '.join(labels[:10])}"
         raise DataError(f"{what}, {path}; repair or remove it")
     return names
 

@@ -24,19 +24,23 @@ from gptft.errors import DataError
 from gptft.speed import IGNORED
 
 
-def load_documents(data, seed):
+def load_documents(data, seed, columns=None):
     """Read what `--data` names -> Source, whose splits are lists of str.
 
-    data, seed: as in `load_splits`. A folder's unsup.jsonl belongs to train. A source with labels
-    is split as the classifier's script splits it.
+    data, seed, columns: as in `load_splits`. A folder's unsup.jsonl belongs to train. A source with
+    labels is split as the classifier's script splits it.
 
     Raises DataError.
     """
 
     def label_of(record):
-        return label_field(record) if "label" in record.fields else ""
+        """The class to stratify by, or "" without one."""
+        try:
+            return label_field(record)
+        except DataError:
+            return ""
 
-    source = load_splits(data, "reviews.jsonl", seed, text_field, label_of)
+    source = load_splits(data, "reviews.jsonl", seed, [text_field], label_of, columns)
     splits = {
         split: [text_field(record) for record in records]
         for split, records in source.splits.items()

@@ -13,6 +13,7 @@ Wang et al. 2022, "Self-Instruct" (instruction, input, output).
 Next on the evening's path: generation/sampling.py.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from gptft.data.records import ids_of, text_field
 from gptft.data.sources import load_splits
 from gptft.errors import DataError
 
+WANTED = ("messages", "instruction", "input", "output")  # fields; see `name_fields`
+ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 NOT_LEARNED = -100  # the label of a prompt token; torch's cross-entropy ignores it
 
 
@@ -111,10 +114,10 @@ def load_instructions(source="sample", seed=0):
     """Read instructions -> Source, whose splits are lists of Example.
 
     Args:
-        source: what `--data` names: "sample", a folder, or a .jsonl, .json or .csv file. Records
-            have the fields that `read_example` describes. Records without an output are left out,
-            with a note.
-        seed: int, of the split, if the source has none. Equal instructions stay on one side.
+        source: what `--data` names: "sample", a folder, or a file. Records have the fields that
+            `read_example` describes. Records without an output are left out, with a note.
+        seed: int, of the split, if the source has none. Equal instructions stay on one side; if
+            they are too few to split, equal instructions with equal inputs do.
 
     Raises DataError.
     """
@@ -122,10 +125,15 @@ def load_instructions(source="sample", seed=0):
     def instruction_of(record):
         return read_example(record).instruction
 
-    found = load_splits(source, "instructions.jsonl", seed, instruction_of)
+    def prompt_of(record):
+        return "\n".join(read_example(record)[1:3])
+
+    keys = [instruction_of, prompt_of]
+    found = load_splits(source, "instructions.jsonl", seed, keys, wanted=WANTED)
     splits, notes = {}, list(found.notes)
     for split, records in found.splits.items():
-        examples = read_examples(records)
+        examples, more = read_examples(records)
+        notes += [f"{split}: {note}" for note in more]
         splits[split] = [example for example in examples if example.output]
         n_empty = len(examples) - len(splits[split])
         if n_empty:
@@ -137,45 +145,54 @@ def load_instructions(source="sample", seed=0):
 
 
 def read_examples(records):
-    """The records of a split -> list[Example]. Raises DataError, also for an id that occurs
-    twice."""
+    """The records of a split -> (list[Example], list of notes).
+
+    Raises DataError, also for an id that occurs twice.
+    """
     ids_of(records)
-    return [read_example(record) for record in records]
+    examples = [read_example(record) for record in records]
+    n_long = sum(len(record.fields.get("messages", [])) > 3 for record in records)
+    notes = [f"{n_long:,} conversations go on after the exchange that is used"] if n_long else []
+    return examples, notes
 
 
 def read_example(record):
     """A Record -> Example, its texts stripped of outer white space; the output may be empty.
 
-    The fields are `instruction`, `output` and perhaps `input`; or `prompt` and `completion`; or
-    `messages`, one turn of a user and one of an assistant, each {"role": ..., "content": ...}. The
-    id is the field `id`, or else the record's number.
+    The fields are `instruction`, `output` and perhaps `input`. Or `messages`, of which the first
+    turn of a user that an assistant answers is taken, after the system's turn if there is one. A
+    turn is {"role": "user", "content": ...} or {"from": "human", "value": ...}. `name_fields` has
+    given the fields these names. The id is the field `id`, or else the record's number.
 
     Raises DataError, naming the record.
     """
-    instruction, input, output = "instruction", "input", "output"
     if "messages" in record.fields:
-        record = _from_messages(record)
-        instruction, input, output = "user", None, "assistant"
-    elif "prompt" in record.fields:
-        instruction, input, output = "prompt", None, "completion"
+        record = _first_exchange(record)
     return Example(
         record.fields.get("id", record.number),
-        text_field(record, instruction).strip(),
-        _optional_text(record, input) if input in record.fields else "",
-        _optional_text(record, output),
+        text_field(record, "instruction").strip(),
+        _optional_text(record, "input") if "input" in record.fields else "",
+        _optional_text(record, "output"),
     )
 
 
-def _from_messages(record):
-    """A record with messages -> the same with the fields `user` and `assistant`."""
+def _first_exchange(record):
+    """A record with messages -> the same with `instruction` and `output`."""
     messages = record.fields["messages"]
     turns = []
-    if isinstance(messages, list) and all(isinstance(turn, dict) for turn in messages):
-        turns = [(turn.get("role"), turn.get("content")) for turn in messages]
-    if [role for role, _ in turns] != ["user", "assistant"]:
-        what = "messages must be one turn of a user and one of an assistant"
-        raise DataError(f"{what}, {record.place}; split or remove the record")
-    return record._replace(fields=record.fields | dict(turns))
+    for turn in messages if isinstance(messages, list) else []:
+        if isinstance(turn, dict):
+            role = str(turn.get("role", turn.get("from")))
+            text = turn.get("content", turn.get("value"))
+            if isinstance(text, str):
+                turns.append((ROLES.get(role, role), text.strip()))
+    system = [text for role, text in turns[:1] if role == "system" and text]
+    for (role, question), (other, answer) in itertools.pairwise(turns):
+        if (role, other) == ("user", "assistant"):
+            fields = {"instruction": "\n\n".join([*system, question]), "output": answer}
+            return record._replace(fields=record.fields | fields | {"input": ""})
+    what = "no turn of a user that an assistant answers in messages"
+    raise DataError(f"{what}, {record.place}; repair or remove the record")
 
 
 def _optional_text(record, name):

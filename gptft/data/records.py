@@ -16,9 +16,10 @@ from typing import NamedTuple
 from gptft.errors import DataError
 
 MAX_BYTES = 1 << 32  # of a file, unpacked
-ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by mark
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 SEPARATOR = "<|endoftext|>"  # between the documents of a .txt file
+QUOTED = re.compile(r'\A"((?:[^"]|"")*)"\Z')  # a whole field, whose own quotes are doubled
 
 
 class Record(NamedTuple):
@@ -41,8 +42,14 @@ def suffix_of(path):
     return Path(name).suffix
 
 
-def read_records(path):
-    """Read a data file -> list[Record], at least one. Raises DataError, naming file and line."""
+def read_records(path, columns=None):
+    """Read a data file -> list[Record], at least one.
+
+    columns: what --columns gives. Numbers, such as "2,1", mean that a table has no header; its
+    fields are then named "1", "2", ...
+
+    Raises DataError, naming file and line.
+    """
     path = Path(path)
     suffix = suffix_of(path)
     if suffix == ".parquet":
@@ -55,17 +62,20 @@ def read_records(path):
         wanted = ", ".join(SUFFIXES)
         raise DataError(f"the name of a data file must end in {wanted} (or .gz), {path}; rename it")
     text = read_text(path)
-    if suffix == ".jsonl":
-        records = _read_jsonl(path, text)
-    elif suffix == ".json":
-        records = _read_json(path, text)
-    elif suffix == ".txt":
-        records = _read_txt(path, text)
+    if suffix in (".csv", ".tsv"):
+        numbered = bool(columns) and columns.replace(",", "").isdigit()
+        rows = _read_table(path, text, numbered)
     else:
-        records = _read_table(path, text, "\t" if suffix == ".tsv" else None)
-    records = list(records)
+        read = {".jsonl": _read_jsonl, ".json": _read_json, ".txt": _read_txt}[suffix]
+        rows = read(path, text)
+    records = [Record(path, number, fields) for number, fields in rows]
     if not records:
         raise DataError(f"no records, {path}; the file is empty")
+    for record in records:
+        if not isinstance(record.fields, dict):
+            what = f"{json_type(record.fields)} instead of an object"
+            hint = "a record is an object; a file with one list of them is named .json"
+            raise DataError(f"{what}, {record.place}; {hint}")
     return records
 
 
@@ -97,13 +107,12 @@ def decode(data, path, line=1):
 
     A byte order mark of UTF-8 or UTF-16 is obeyed.
     """
-    marks = (mark for mark in ENCODINGS if line == 1 and data.startswith(mark))
-    encoding = ENCODINGS.get(next(marks, None), "utf-8")
+    encoding = "UTF-16" if line == 1 and data.startswith(UTF16_MARKS) else "UTF-8"
     try:
-        text = data.decode(encoding)
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
-        what = f"not {encoding.removesuffix('-sig').upper()} ({error.reason})"
+        what = f"not {encoding} ({error.reason})"
         raise DataError(f"{what}, {path}, line {line}; save the file as UTF-8 text") from error
     if "\0" in text:
         line += text.count("\n", 0, text.index("\0"))
@@ -112,10 +121,12 @@ def decode(data, path, line=1):
 
 
 # ---------------------------------------------------------------- formats
+#
+# Each function yields the number and the fields of every record.
 
 
 def _reject_constant(name):
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not JSON, use null")
 
 
 JSON = json.JSONDecoder(parse_constant=_reject_constant)  # json.loads accepts NaN and Infinity
@@ -129,14 +140,10 @@ def _read_jsonl(path, text):
     for number, line in enumerate(text.split("\n"), 1):
         if line and not line.isspace():
             try:
-                value = JSON.decode(line)
+                yield number, JSON.decode(line)
             except (ValueError, RecursionError) as error:  # RecursionError: brackets without end
                 reason = getattr(error, "msg", error)
                 raise DataError(f"bad JSON ({reason}), {path}, line {number}; {hint}") from error
-            if not isinstance(value, dict):
-                what = f"{json_type(value)} instead of an object"
-                raise DataError(f"{what}, {path}, line {number}; {hint}")
-            yield Record(path, number, value)
 
 
 def _read_json(path, text):
@@ -149,62 +156,73 @@ def _read_json(path, text):
     if isinstance(value, dict):
         lists = [name for name, entry in value.items() if isinstance(entry, list)]
         if lists:
-            names = ", ".join(map(repr, lists))
-            hint = f"save the lists ({names}) as files of their own, such as train.json"
+            hint = f"save the lists ({quoted(lists)}) as files of their own, such as train.json"
     if not isinstance(value, list):
         raise DataError(f"{json_type(value)} instead of a list, {path}; {hint}")
-    for number, entry in enumerate(value, 1):
-        if not isinstance(entry, dict):
-            what = f"{json_type(entry)} instead of an object"
-            raise DataError(f"{what}, {path}, record {number}; {hint}")
-        yield Record(path, number, entry)
+    return enumerate(value, 1)
 
 
-def _read_table(path, text, delimiter):
-    """A header and rows. Without a delimiter, the first line decides: a tab, a semicolon or a
-    comma."""
-    if delimiter is None:
-        first = text.lstrip().partition("\n")[0]
-        delimiter = max(",;\t", key=first.count)
+def _read_table(path, text, numbered):
+    """Rows below a header. If the columns are `numbered`, there is no header."""
+    rows = _rows(path, text)
+    line, first = next(rows, (1, []))
+    header = [name.strip() or str(i) for i, name in enumerate(first, 1)]
+    if numbered:
+        header = [str(i) for i in range(1, len(first) + 1)]
+        yield line, dict(zip(header, first))
+    elif len(set(header)) < len(header):
+        hint = "rename one, or add a header if this is data"
+        raise DataError(f"two columns of one name, {path}, line {line}; {hint}")
+    for line, row in rows:
+        if len(row) != len(header):
+            what = f"{len(row)} columns where the header has {len(header)}"
+            hint = "put a text with separators or line breaks between double quotes"
+            raise DataError(f"{what}, {path}, line {line}; {hint}")
+        yield line, dict(zip(header, row))
+
+
+def _rows(path, text):
+    """Yield (the line on which it starts, list of str) for each row of a table.
+
+    The first line of a .csv file decides on the separator: a tab, or else the more frequent one of
+    comma and semicolon, outside quotes. Quotes are obeyed, but a file with the same number of tabs
+    in every line is read literally: its writer may not have known quotes. Only a pair around a
+    whole field, whose other quotes are doubled, is removed there.
+    """
+    first = re.sub('"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+    is_tab = "\t" in first or suffix_of(path) == ".tsv"
+    separator = "\t" if is_tab else max(",;", key=first.count)
+    n_tabs = {line.count("\t") for line in text.split("\n") if line.strip()}
+    literal = "\t" in first and len(n_tabs) == 1
     csv.field_size_limit(len(text) + 1)  # Python's own limit is shorter than some documents
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header, line = None, 1  # the line on which the row starts: a quoted field may hold line breaks
+    quoting = csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL
+    lines = io.StringIO(text, newline="")
+    rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    line = 1  # a quoted field may hold line breaks
     try:
         for row in rows:
-            if header is None and row:
-                header = [name.strip() for name in row]
-                if len(set(header)) < len(header):
-                    raise DataError(f"two columns of one name, {path}, line {line}; rename one")
-            elif row and len(row) != len(header):
-                raise DataError(
-                    f"{len(row)} columns where the header has {len(header)}, {path}, line {line}; "
-                    "put a text with separators or line breaks between double quotes"
-                )
-            elif row:
-                yield Record(path, line, dict(zip(header, row)))
+            if row:
+                yield line, [QUOTED.sub(_unquote, cell) for cell in row] if literal else row
             line = rows.line_num + 1
     except csv.Error as error:
         raise DataError(f"bad CSV ({error}), {path}, line {line}; check its quotes") from error
 
 
+def _unquote(match):
+    return match[1].replace('""', '"')
+
+
 def _read_txt(path, text):
     """Documents between lines of <|endoftext|>, or else between blank lines."""
     pieces = text.split(SEPARATOR) if SEPARATOR in text else re.split(r"\n\s*\n", text)
-    documents = [piece.strip() for piece in pieces if piece.strip()]
-    for number, document in enumerate(documents, 1):
-        yield Record(path, number, {"text": document})
+    documents = [{"text": piece.strip()} for piece in pieces if piece.strip()]
+    return enumerate(documents, 1)
 
 
 def json_type(value):
     """The type of a JSON value, with an article."""
-    names = {
-        type(None): "null",
-        bool: "true or false",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "a number")
+    names = {bool: "true or false", str: "a string", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), "a number")
 
 
 # ---------------------------------------------------------------- fields
@@ -213,9 +231,17 @@ def json_type(value):
 def field(record, name):
     """The value of a field. Raises DataError, listing the fields there are, if it is missing."""
     if name not in record.fields:
-        found = ", ".join(f"'{name}'" for name in list(record.fields)[:8]) or "none"
-        raise DataError(f"no field '{name}', {record.place} (fields: {found}); rename or add it")
+        found = quoted(record.fields) or "none"
+        hint = "rename or add it"
+        if name in ("text", "label"):
+            hint += ", or use --columns TEXT,LABEL (numbers, as in 2,1, if the first line is data)"
+        raise DataError(f"no field '{name}', {record.place} (fields: {found}); {hint}")
     return record.fields[name]
+
+
+def quoted(names):
+    """The first eight names, in quotes. A name may be a whole text, where a header is missing."""
+    return ", ".join(repr(name[:40]) for name in list(names)[:8])
 
 
 def text_field(record, name="text"):
@@ -224,7 +250,7 @@ def text_field(record, name="text"):
     if not isinstance(text, str):
         what = f"field '{name}' is {json_type(text)} instead of a string"
         raise DataError(f"{what}, {record.place}; put its text between quotes")
-    if not text or text.isspace():
+    if not text.strip():
         raise DataError(f"field '{name}' is empty, {record.place}; fill it in or remove the record")
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise DataError(f"half a character (lone surrogate) in '{name}', {record.place}; repair it")

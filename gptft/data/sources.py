@@ -1,23 +1,36 @@
 """What `--data` names, read and divided into train, val and test.
 
-A source is "sample" (the bundled texts), a folder with a file for each split, or one file. If it
-has no val or test, one is split off its training records, by one function for every script: seeded,
+A source is "sample" (the bundled texts), a folder with a file for each split, or one file. Its
+fields are found under the names that people give them, and a note says which are used. If it has no
+val or test, one is split off its training records, by one function for every script: seeded,
 stratified by label, and independent of the order of the file. Equal texts always end up on the same
 side, so that no model is tested on a text it was trained on.
 """
 
 import itertools
+import re
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from gptft.data.records import SUFFIXES, field, read_records
+from gptft.data.records import SUFFIXES, Record, field, quoted, read_records, read_text, suffix_of
 from gptft.errors import DataError
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 SPLITS = ("train", "val", "test")
 HELD_OUT = 0.1  # of the records, for each of val and test if the source has none
 PREPARED = ("imdb", "alpaca")  # data/NAME is made by `python -m data_prep.NAME`
+VAL_NAMES = ("val", "validation", "valid", "dev")
+ELSEWHERE = ("classes.json", "unsup.jsonl")  # files of a folder that other functions read
+FIELDS = {  # the names that a field may have, in upper or lower case; the first one counts
+    "text": "text review sentence content message comment body tweet",
+    "label": "label sentiment class category target polarity stars",
+    "messages": "messages conversations",
+    "instruction": "instruction prompt question",
+    "input": "input context",
+    "output": "output response completion answer",
+}
+LINE_BREAK = re.compile(r"(<br\s*/?>\s*)+", re.IGNORECASE)
 
 
 class Source(NamedTuple):
@@ -28,41 +41,104 @@ class Source(NamedTuple):
     notes: list[str]
 
 
-def load_splits(data, sample, seed, text, label=None):
+def load_splits(data, sample, seed, texts, label=None, columns=None, wanted=("text", "label")):
     """Read what `--data` names -> Source, always with train, val and test.
 
     Args:
         data: "sample"; a folder with train.jsonl, or another format that `read_records` reads (and
-            perhaps val and test); or a file, whose records may have a field `split`.
+            perhaps val and test), or laid out as aclImdb/; or a file, whose records may have a
+            field `split`.
         sample: the file in assets/samples that "sample" means.
         seed: int, of a split that is made here.
-        text: Record -> str, the text that must not occur on both sides of a split.
+        texts: functions Record -> str, the text that must not occur on both sides of a split. The
+            first one is used under which records differ and can be split.
         label: Record -> str, the class to stratify by, or None.
+        columns, wanted: as in `name_fields`.
 
     Raises DataError.
     """
     path = SAMPLES / sample if data == "sample" else Path(data)
     if not path.exists():
         raise DataError(f"no such file or folder, {path}; {_how_to_make(path)}")
-    found = _read_folder(path) if path.is_dir() else _by_split_field(read_records(path))
+    notes = []
+    if path.is_dir():
+        found = _read_folder(path, columns, notes)
+    else:
+        found = _by_split_field(read_records(path, columns))
     if "train" not in found:
         hint = 'add train.jsonl to a folder, or "split": "train" to records'
-        raise DataError(f"no training records, {path}; {hint}")
+        raise DataError(f"no training records, {'; '.join(notes) or path}; {hint}")
+    notes += name_fields(list(itertools.chain(*found.values())), wanted, columns)
     missing = [split for split in ("test", "val") if split not in found]
-    notes = []
-    if missing:
-        records = found["train"]
-        texts = [text(record) for record in records]
+    records = found["train"]
+    for text in texts:
+        keys = [text(record) for record in records]
         labels = [label(record) for record in records] if label else None
-        rows = split_seeded(texts, dict.fromkeys(missing, HELD_OUT), seed, labels)
-        if not all(rows.values()):
-            what = f"{len(records)} records have too few different texts"
-            raise DataError(f"{what} to split off {' and '.join(missing)}, {path}; add some")
-        found |= {split: [records[row] for row in rows[split]] for split in rows}
+        rows = split_seeded(keys, dict.fromkeys(missing, HELD_OUT), seed, labels)
+        if len(set(keys)) > 1 and all(rows.values()):
+            break
+    if not all(rows.values()):
+        what = f"{len(records)} records have too few different texts"
+        raise DataError(f"{what} to split off {' and '.join(missing)}, {path}; add some")
+    found |= {split: [records[row] for row in rows[split]] for split in rows}
+    if missing:
         parts = " and ".join(f"{len(rows[split])} for {split}" for split in reversed(missing))
         notes.append(f"{path}: split {parts} off {len(records)} training records (seed {seed})")
     splits = {split: found[split] for split in SPLITS}
     return Source(str(data), splits, notes + _shared_texts(splits, text))
+
+
+def name_fields(records, wanted, columns=None):
+    """Find the wanted fields under the names that people give them, and add them under ours.
+
+        {"Review": "Fine.<br />See it!", "sentiment": "pos", "n": 7}
+        gets "text": "Fine. See it!" and "label": "pos" in addition
+
+    Args:
+        records: list[Record], changed in place.
+        wanted: keys of FIELDS. They need not exist: `field` reports a missing one.
+        columns: what --columns gives, "TEXT,LABEL" or "TEXT": the names of the first wanted fields.
+
+    Returns notes, a list of str: the fields that are used and unused, and the number of texts with
+    HTML's line breaks, which become spaces. Raises DataError if two fields have equal claims.
+    """
+    chosen = dict(zip(wanted, columns.split(","))) if columns else {}
+    found, n_breaks = {}, 0  # the names in a record -> {wanted field: its name there}
+    for record in records:
+        names = tuple(record.fields)
+        if names not in found:
+            found[names] = chosen | _find_fields(record, wanted[len(chosen) :])
+        values = {name: field(record, origin) for name, origin in found[names].items()}
+        if isinstance(values.get("text"), str):
+            values["text"], n = LINE_BREAK.subn(" ", values["text"])
+            n_breaks += n > 0
+        record.fields.update(values)
+    used = dict.fromkeys(pair for fields in found.values() for pair in fields.items())
+    note = ", ".join(f"{name} from {origin!r}" for name, origin in used)
+    unused = set(itertools.chain(*found)) - {origin for _, origin in used}
+    if unused:
+        note += f"; unused: {quoted(sorted(unused))}"
+    notes = [note]
+    if n_breaks:
+        notes.append(f"<br /> became a space in {n_breaks:,} texts")
+    return notes
+
+
+def _find_fields(record, wanted):
+    """The names under which a record holds the wanted fields, and `id` and `split` -> dict."""
+    found = {}
+    for name in wanted:
+        for synonym in FIELDS[name].split():
+            same = [key for key in record.fields if key.strip().casefold() == synonym]
+            if len(same) > 1:
+                hint = "choose with --columns" if name in ("text", "label") else "rename one"
+                raise DataError(f"{quoted(same)} all mean the {name}, {record.place}; {hint}")
+            if same:
+                found[name] = same[0]
+                break
+    if "messages" in found:  # the other fields repeat parts of them
+        found = {"messages": found["messages"]}
+    return found | {name: name for name in ("id", "split") if name in record.fields}
 
 
 def split_seeded(texts, fractions, seed, labels=None):
@@ -118,23 +194,52 @@ def _how_to_make(path):
     return f"make it with: python -m data_prep.{path.name}{out}"
 
 
-def _read_folder(folder):
-    """A folder's records by split. Raises DataError for two files of one split, or a wrong
-    label."""
+def _read_folder(folder, columns, notes):
+    """A folder's records by split. A note of the data files that are no split is added to `notes`.
+
+    Raises DataError for two files of one split, or a wrong label.
+    """
+    files, unused = {}, []
+    for path in sorted(folder.iterdir()):
+        suffix = suffix_of(path)
+        split = _split_of(path.name.lower().removesuffix(".gz").removesuffix(suffix))
+        if split in files:
+            raise DataError(f"both {files[split].name} and {path.name}, {folder}; keep one")
+        if suffix in (*SUFFIXES, ".parquet") and split in SPLITS:
+            files[split] = path
+        elif suffix in (*SUFFIXES, ".parquet") and path.name not in ELSEWHERE:
+            unused.append(path.name)
+    found = {split: read_records(files[split], columns) for split in SPLITS if split in files}
+    for split, records in found.items():
+        for record in records:
+            other = _split_of(record.fields.get("split"))
+            if other in SPLITS and other != split:
+                what = f"a record of split '{other}' in the {split} file"
+                raise DataError(f"{what}, {record.place}; move or relabel it")
+    if (folder / "train" / "unsup").is_dir():  # in aclImdb/
+        unused.append("train/unsup")
+    if unused:
+        notes.append(f"{folder}: unused files: {quoted(unused)}")
+    return found or _read_class_folders(folder)
+
+
+def _read_class_folders(folder):
+    """The texts SPLIT/CLASS/NAME.txt, as in aclImdb/ -> records by split.
+
+    Those in the folder unsup have no class, and are left out.
+    """
     found = {}
-    for split in SPLITS:
-        names = [split + suffix + packed for suffix in SUFFIXES for packed in ("", ".gz")]
-        files = [folder / name for name in names if (folder / name).exists()]
-        if len(files) > 1:
-            raise DataError(f"both {files[0].name} and {files[1].name}, {folder}; keep one")
-        if files:
-            found[split] = read_records(files[0])
-            for record in found[split]:
-                other = record.fields.get("split", split)
-                if other in SPLITS and other != split:
-                    what = f"a record of split '{other}' in the {split} file"
-                    raise DataError(f"{what}, {record.place}; move or relabel it")
+    for path in sorted(folder.glob("*/*/*.txt")):
+        name = path.relative_to(folder).with_suffix("")
+        split, label, _ = name.parts
+        if label != "unsup" and _split_of(split) in SPLITS:
+            fields = {"id": name.as_posix(), "label": label, "text": read_text(path)}
+            found.setdefault(_split_of(split), []).append(Record(path, 1, fields))
     return found
+
+
+def _split_of(name):
+    return "val" if name in VAL_NAMES else name
 
 
 def _by_split_field(records):
@@ -143,7 +248,7 @@ def _by_split_field(records):
         return {"train": records}
     found = {}
     for record in records:
-        split = field(record, "split")
+        split = _split_of(field(record, "split"))
         if split not in SPLITS:
             hint = "it must be train, val or test in every record"
             raise DataError(f"split is {split!r}, {record.place}; {hint}")
@@ -153,9 +258,7 @@ def _by_split_field(records):
 
 def _shared_texts(splits, text):
     """A note for each pair of splits that share texts."""
-    texts = {}
-    for split, records in splits.items():
-        texts[split] = {text(record) for record in records}
+    texts = {split: set(map(text, records)) for split, records in splits.items()}
     notes = []
     for one, other in itertools.combinations(SPLITS, 2):
         shared = len(texts[one] & texts[other])

@@ -46,13 +46,9 @@ def recorded_step(model, cache):
     cache = RecordableCache(cache)
     n_rows = cache.kv.shape[2]
     ids = torch.zeros(n_rows, dtype=torch.int64, device=cache.kv.device)
-    first_slot = cache.slot.clone()
 
     def step():
-        hidden = model.hidden_states(ids[:, None], cache)
-        logits = model.logits(hidden[:, 0])
-        cache.slot += 1
-        return logits
+        return model.logits(model.hidden_states(ids[:, None], cache)[:, 0])
 
     # Once without recording, on a stream of its own: libraries allocate memory in their first call.
     stream = torch.cuda.Stream()
@@ -63,11 +59,12 @@ def recorded_step(model, cache):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         logits = step()
-    cache.slot.copy_(first_slot)
 
     def replay(new_ids):
+        """As the step, from the recording, which must find all its tensors where they were."""
         ids.copy_(new_ids)
         graph.replay()
+        cache.slot += 1
         return logits
 
     return replay
