@@ -110,10 +110,7 @@ def add_flag(parser, f):
         return
     if f.default is not None:
         help = f"{help} (default: {f.default})"
-    metavar = None if choices else {int: "N", float: "X", str: "NAME"}[f.type]
-    parser.add_argument(
-        flag, type=f.type, choices=choices, default=f.default, metavar=metavar, help=help
-    )
+    parser.add_argument(flag, type=f.type, choices=choices, default=f.default, help=help)
 
 
 def flag_of(name):

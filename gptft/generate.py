@@ -123,10 +123,7 @@ def find_model(name=None, classifier=False):
         if read_json(folder / "config.json").get("architectures") == [kind]:
             return folder, "the newest run"
     if classifier:
-        raise UserError(
-            "no classifier under runs/; "
-            "name one with --model, or train one: python scripts/finetune_imdb.py"
-        )
+        raise UserError("no classifier under runs/; train one: python scripts/finetune_imdb.py")
     return model_folder("mini"), "bundled"
 
 
@@ -173,8 +170,8 @@ class Writer:
     def decode(self, prompts, turn):
         """Yield (i, id) as `generation.decoding.decode`. The seed of a turn is --seed + turn."""
         options, eot, seed = self.options, self.tokenizer.eot, self.seed + turn
-        n_new, batch_size = options.max_new_tokens, options.batch_size
-        return decode(self.model, prompts, n_new, self.sampling, eot, seed, batch_size)
+        n_new = options.max_new_tokens
+        return decode(self.model, prompts, n_new, self.sampling, eot, seed, options.batch_size)
 
     def samples(self, prompts, turn=0):
         """Continue prompts -> (text, whether it ended by itself) for num_samples of each."""
@@ -242,12 +239,9 @@ def answer_file(writer):
     lines = []
     for i, (text, ended) in enumerate(writer.samples(prompts)):
         row = records[i // options.num_samples].fields | {"response": text, "ended": ended}
-        if options.num_samples > 1:
-            row["sample"] = i % options.num_samples
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     if options.out:
         write_text(options.out, "".join(lines))
-        print_note(f"{len(lines):,} texts in {options.out}")
     else:
         print("".join(lines), end="")
 

@@ -129,8 +129,7 @@ def main(argv):
         n_prompts = 200 if batches.n_steps >= 10 else 0
     evaluated = []
     for name in ("tuned", "base"):
-        answers = "test prompts and tasks are answered" if n_prompts else "no answers"
-        print(f"evaluating the {name} model: {answers} (--test-prompts)", flush=True)
+        print(f"evaluating the {name} model, with {n_prompts} --test-prompts", flush=True)
         model = load_model(run.folder)
         if name == "base":
             model, _ = initial_instructed(options, options.template)

@@ -228,7 +228,7 @@ CLASSIFICATION = [  # for two scripts
     *damaged(
         "--data a.jsonl --out b",
         [
-            ("b", "x", "--out is a file, b;"),
+            ("b", "x", "Not a directory, b;"),
             ("b", RUN, "--out already holds results, b;"),
             ("b/c", "x", "--out holds files of something else, b;"),
         ],

@@ -69,7 +69,6 @@ def test_overwrite_deletes_only_what_a_run_writes(run):
     [
         (["resume", "overwrite"], "other", "exclude each other"),
         (["resume"], "out/run.json", "no saved state to resume"),
-        ([], "out", "--out is a file"),
         ([], "out/thesis.txt", "files of something else"),
         (["overwrite"], "out/thesis.txt", "files of something else"),
     ],

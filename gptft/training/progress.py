@@ -83,7 +83,6 @@ class Progress:
         self.device = device
         self.began = self.printed = time.monotonic()
         self.width = 0  # of the line that is on the terminal
-        self.accuracy = ""
 
     def update(self, entry):
         """Show the state after a step: the row of metrics.jsonl, a dict."""
@@ -96,7 +95,7 @@ class Progress:
         parts = [
             f"step {step:>5,}/{self.n_steps:,}",
             f"epoch {int(entry['epoch']) + 1}",
-            f"loss {entry['loss']:.4f}{self.accuracy}",
+            f"loss {entry['loss']:.4f}",
             f"{entry['tokens_per_second']:,.0f} tokens/s",
             f"{duration(left)} left",
             f"{(memory or 0) / 1e9:.2f} GB",
@@ -116,8 +115,6 @@ class Progress:
         values = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
         best = "  (best)" if is_best else ""
         self.say(f"step {step:>5,}  val {'  '.join(values)}  in {duration(seconds)}{best}")
-        if "accuracy" in metrics:
-            self.accuracy = f"  val accuracy {metrics['accuracy']:.4f}"
 
     def say(self, line):
         """Print a line that stays."""

@@ -127,8 +127,6 @@ def open_run(folder, command, options, resume=False, overwrite=False):
 
 def _check_folder(run, resume, overwrite):
     folder = run.folder
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out is a file, {folder}; choose another folder")
     if resume and not run.state_file.exists():
         raise UserError(f"no saved state to resume, {folder}; leave out --resume")
     if not folder.exists():

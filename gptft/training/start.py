@@ -238,14 +238,8 @@ def begin(script, argv, options, model, batches, data, texts, notes):
             run = open_run(options.out, command, settings, options.resume, options.overwrite)
     run.texts = [zlib.crc32(text.encode("utf-8", "backslashreplace")) for text in texts]
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
-    print(*data.notes, f"data: {data.name}: {counts}", *notes, sep="\n")
-    print(
-        f"device: {device.reason}",
-        options.describe(),
-        f"run folder: {run.folder}",
-        sep="\n",
-        flush=True,
-    )
+    lines = [*data.notes, f"data: {data.name}: {counts}", *notes, f"device: {device.reason}"]
+    print(*lines, options.describe(), f"run folder: {run.folder}", sep="\n", flush=True)
     return device, run
 
 

@@ -39,7 +39,6 @@ def save(trainer):
             "scaler": trainer.scaler.state_dict(),
             "position": asdict(trainer.position),
             "generators": generators,
-            "environment": environment(trainer),
             "texts": trainer.run.texts,
             # The log must reach the disk before the state that points into it.
             "log_size": trainer.run.log_size(),
@@ -80,8 +79,6 @@ def load(trainer):
         trainer.position = Position(**state["position"])
         if distributed.rank() < len(state["generators"]):
             set_rng_state(trainer.device.name, state["generators"][distributed.rank()])
-        before, now = state["environment"], environment(trainer)
-        changed = [f"{k} {before[k]}, now {now[k]}" for k in now if before[k] != now[k]]
         log_size, texts = state["log_size"], Counter(state["texts"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -96,22 +93,7 @@ def load(trainer):
         )
     if distributed.is_main():
         trainer.run.cut_log(log_size)
-    if changed:
-        what = "the rest is close to an unbroken run, not bit-equal"
-        print(f"resumed in another environment ({'; '.join(changed)}): {what}")
     distributed.barrier()
-
-
-def environment(trainer):
-    """What must not change for a resumed run to end with the same bits -> dict."""
-    return {
-        "processes": distributed.world_size(),
-        "threads": torch.get_num_threads(),
-        "device": trainer.device.name,
-        "compile": trainer.device.compile,
-        "micro_batch_size": trainer.options.micro_batch_size,
-        "torch": str(torch.__version__),
-    }
 
 
 def rng_state(device):
