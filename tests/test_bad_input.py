@@ -310,7 +310,7 @@ FINETUNE_IMDB = CLASSIFICATION + [
     *damaged(
         f"--data mine.jsonl {TINY} --resume --out s",
         [
-            ("mine.jsonl", REVIEWS.replace("text 1", "else"), "texts have changed .11 of 20 are new., s;"),
+            ("mine.jsonl", REVIEWS.replace("text 1", "else"), "changed .11 of 20 are new., s;"),
             ("s/run.json", os.remove, "s;"),
             ("s/run.json", '{"options": {', "s/run.json"),
             ("s/run.json", b"\xff", "s/run.json"),
@@ -456,7 +456,7 @@ REPORT = [
             ("b/metrics.jsonl", '{"step": "x", "loss": "y"}', "b"),
             ("b/metrics.jsonl", '{"step": 1, "val": {}}\n{"step": 2, "lo', "b/metrics.*, line 2"),
             ("b/examples.jsonl", '{"id": 1}', "b"),
-            ("b/predictions.jsonl", lines(ROW | {"id": "x"}), "no row of predictions.jsonl is in both a and b"),
+            ("b/predictions.jsonl", lines(ROW | {"id": "x"}), "no row .* is in both a and b"),
             ("b/predictions.jsonl", lines(ROW | {"probabilities": ["a", "b"]}), "b"),
             ("b/predictions.jsonl", lines(ROW | {"probabilities": [math.nan, 1]}), "line 1"),
             ("b/predictions.jsonl", lines(*[ROW | {"probabilities": [0, 1e308]}] * 2), "b"),

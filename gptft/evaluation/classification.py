@@ -84,4 +84,4 @@ def attributions(model, token_ids):
     finally:
         hook.remove()
     product = gradient * embedded[0].detach()
-    return product.sum(dim=-1)[0]
+    return product.sum(-1)[0]

@@ -57,7 +57,8 @@ def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_s
         return results, []
 
     test = datasets["test"].examples
-    chosen = np.linspace(0, len(test) - 1, min(len(test), n_prompts))
+    n_prompts = min(len(test), n_prompts)
+    chosen = np.linspace(0, len(test) - 1, n_prompts)
     examples = [test[int(i)] for i in chosen]
     responses = respond(model, examples, tokenizer, RESPONSE_TOKENS, batch_size)
     references = [example.output for example in examples]
