@@ -2,12 +2,14 @@
 
 A dataclass field declared with `option(...)` is a flag: its name, help text, range and default are
 written once, so that `--help`, the code and the error messages agree. A default of None means that
-it depends on the model; each training script has a table of these defaults, which `--help` shows.
+it depends on the model; each training script has a table of these defaults, which `--help` shows:
+a row for each kind of model (mini, pretrained, from scratch), with the columns of IN_TABLE.
 
 Not here: configuration files. The run.json of a run holds its exact command.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,9 +52,6 @@ class GPT2Config:
     attention_dropout: float | None = None
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_embd % self.n_head:
             sizes = f"n_embd {self.n_embd} and n_head {self.n_head}"
             raise ValueError(f"n_embd must be a multiple of n_head, got {sizes}")
@@ -77,12 +76,9 @@ class GPT2Config:
 # ---------------------------------------------------------------- flags
 
 
-def option(default, help, kind=None, low=None, high=None, choices=None):
-    """A dataclass field that is also a flag.
-
-    kind: its type, needed if the default is None. low, high: its range, both included.
-    """
-    metadata = dict(help=help, kind=kind or type(default), low=low, high=high, choices=choices)
+def option(default, help, low=None, high=math.inf, choices=None):
+    """A dataclass field that is also a flag. low, high: its range, both included."""
+    metadata = dict(help=help, low=low, high=high, choices=choices)
     return field(default=default, metadata=metadata)
 
 
@@ -99,11 +95,8 @@ def parse_options(options_class, argv, prog, description, epilog=""):
     wrong = []
     for f in flags:
         value, low, high = values[f.name], f.metadata["low"], f.metadata["high"]
-        if value is None:
-            continue
-        # NaN is in no range.
-        if not (low is None or low <= value) or not (high is None or value <= high):
-            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        if value is not None and low is not None and not low <= value <= high:  # NaN is in no range
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             wrong.append(f"{flag_of(f.name)} must be {limits}, got {value}")
     if wrong:
         raise UserError("; ".join(wrong))
@@ -112,17 +105,13 @@ def parse_options(options_class, argv, prog, description, epilog=""):
 
 def add_flag(parser, f):
     """Add the flag of a dataclass field to an argparse parser."""
-    kind, help = f.metadata["kind"], f.metadata["help"]
-    if kind is bool:
-        parser.add_argument(flag_of(f.name), action="store_true", help=help)
+    flag, help, choices = flag_of(f.name), f.metadata["help"], f.metadata["choices"]
+    if f.type is bool:
+        parser.add_argument(flag, action="store_true", help=help)
         return
     if f.default is not None:
         help = f"{help} (default: {f.default})"
-    choices = f.metadata["choices"]
-    metavar = None if choices else {int: "N", float: "X", str: "NAME"}[kind]
-    parser.add_argument(
-        flag_of(f.name), type=kind, choices=choices, default=f.default, metavar=metavar, help=help
-    )
+    parser.add_argument(flag, type=f.type, choices=choices, default=f.default, help=help)
 
 
 def flag_of(name):
@@ -132,11 +121,13 @@ def flag_of(name):
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# The columns of a script's DEFAULTS, whose rows are the kinds of models.
+IN_TABLE = ("epochs", "batch_size", "learning_rate", "weight_decay", "dropout", "max_length")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The flags of every training script, and four settings for readers who experiment."""
+    """The flags of every training script, and five settings for readers who experiment."""
 
     data: str = option("sample", "what to train on")
     model: str = option(
@@ -145,27 +136,25 @@ class TrainOptions:
         "folder",
     )
     from_scratch: bool = option(False, "keep the shape of --model, with random weights")
-    n_layer: int = option(None, "blocks, for a shape of your own (from scratch)", int, 1, 1000)
-    n_head: int = option(None, "attention heads, also from scratch", int, 1, 1000)
-    n_embd: int = option(None, "width, also from scratch; a multiple of n_head", int, 1, 100_000)
-    n_positions: int = option(None, "longest input in tokens, also from scratch", int, 1, 1_000_000)
-    epochs: int = option(None, "passes over the training set", int, 1, 10_000)
-    max_steps: int = option(None, "stop after this many optimizer steps", int, 1)
-    batch_size: int = option(None, "examples per optimizer step, over all processes", int, 1)
+    n_layer: int = option(None, "blocks, for a shape of your own (from scratch)", 1, 1000)
+    n_head: int = option(None, "attention heads, also from scratch", 1, 1000)
+    n_embd: int = option(None, "width, also from scratch; a multiple of n_head", 1, 100_000)
+    n_positions: int = option(None, "longest input in tokens, also from scratch", 1, 1_000_000)
+    epochs: int = option(None, "passes over the training set", 1, 10_000)
+    max_steps: int = option(None, "stop after this many optimizer steps", 1)
+    batch_size: int = option(None, "examples per optimizer step, over all processes", 1)
     micro_batch_size: int = option(
-        None, "examples a process takes at once, to save memory (default: all)", int, 1
+        None, "examples a process takes at once, to save memory (default: all)", 1
     )
-    learning_rate: float = option(None, "peak learning rate of AdamW", float, 0.0, 1.0)
-    weight_decay: float = option(None, "weight decay of the matrices", float, 0.0, 10.0)
-    warmup: float = option(0.1, "share of all steps in which the rate rises", float, 0.0, 1.0)
-    dropout: float = option(None, "dropout probability", float, 0.0, 0.95)
-    max_length: int = option(None, "longest example in tokens", int, 1)
-    eval_every: int = option(0, "steps between evaluations on val; 0: once an epoch", low=0)
-    save_every: int = option(0, "steps between saved states; 0: at every evaluation", low=0)
-    patience: int = option(
-        0, "stop after this many evaluations without a better one; 0: never", low=0
-    )
-    seed: int = option(0, "of initial weights, order, dropout and splits", low=0, high=2**32 - 1)
+    learning_rate: float = option(None, "peak learning rate of AdamW", 0.0, 1.0)
+    weight_decay: float = option(None, "weight decay of the matrices", 0.0, 10.0)
+    warmup: float = option(0.1, "share of all steps in which the rate rises", 0.0, 1.0)
+    dropout: float = option(None, "dropout probability", 0.0, 0.95)
+    max_length: int = option(None, "longest example in tokens", 1)
+    eval_every: int = option(0, "steps between evaluations on val; 0: once an epoch", 0)
+    save_every: int = option(0, "steps between saved states; 0: at every evaluation", 0)
+    patience: int = option(0, "stop after this many evaluations without a better one; 0: never", 0)
+    seed: int = option(0, "of initial weights, order, dropout and splits", 0, 2**32 - 1)
     device: str = option("auto", "where to compute", choices=DEVICES)
     precision: str = option("auto", "of matrix products; weights stay fp32", choices=PRECISIONS)
     compile: str = option("auto", "torch.compile", choices=("auto", "on", "off"))
@@ -202,27 +191,19 @@ class TrainOptions:
         kind = "from scratch"
         if self.pretrained:
             kind = "mini" if self.model == "mini" else "pretrained"
-        names = {f.name for f in dataclasses.fields(self) if f.metadata}
-        missing = {
-            name: value
-            for name, value in defaults[kind].items()
-            if name not in names or getattr(self, name) is None
-        }
+        row = zip(IN_TABLE, defaults[kind])
+        missing = {name: value for name, value in row if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
 
     def describe(self):
         """The settings that shape the result, on one line."""
         limit = f" (at most {self.max_steps} steps)" if self.max_steps else ""
-        parts = [
-            f"{self.epochs} epochs{limit}",
-            f"batch {self.batch_size}",
-            f"learning rate {self.learning_rate:g}, warmup {self.warmup:g}, {self.schedule}",
-            f"weight decay {self.weight_decay:g}",
-            f"dropout {self.dropout:g}",
-            f"length {self.max_length}",
-            f"seed {self.seed}",
-        ]
-        return "training: " + ", ".join(parts)
+        return (
+            f"training: {self.epochs} epochs{limit}, batch {self.batch_size}, "
+            f"learning rate {self.learning_rate:g}, warmup {self.warmup:g}, {self.schedule}, "
+            f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, "
+            f"length {self.max_length}, seed {self.seed}"
+        )
 
 
 LEARNING_RATE_FACTORS = {"full": 1, "lora": 4, "last-block": 2, "head": 20}
@@ -239,16 +220,18 @@ class FinetuneOptions(TrainOptions):
         "multiplied by 4, 2 and 20 for the last three",
         choices=tuple(LEARNING_RATE_FACTORS),
     )
-    lora_rank: int = option(None, "rank of the adapters (default: 8)", int, 1, 10_000)
+    lora_rank: int = option(None, "rank of the adapters (default: 8)", 1, 10_000)
     lora_alpha: float = option(
-        None, "adapters are scaled by alpha / rank (default: twice the rank)", float, 0.0, 1e6
+        None, "adapters are scaled by alpha / rank (default: twice the rank)", 0.0, 1e6
     )
 
     def __post_init__(self):
         for name in ("lora_rank", "lora_alpha"):
             if getattr(self, name) is not None and self.train != "lora":
-                what = f"{flag_of(name)} goes with --train lora, but --train is {self.train}"
-                raise UserError(f"{what}; leave out either")
+                raise UserError(
+                    f"{flag_of(name)} goes with --train lora, but --train is {self.train}; "
+                    "leave out either"
+                )
 
     def complete(self, defaults):
         """As TrainOptions.complete, with the learning rate that fits --train."""
@@ -261,10 +244,8 @@ class FinetuneOptions(TrainOptions):
 
 def describe_defaults(defaults):
     """A script's DEFAULTS as a table for --help."""
-    names = list(defaults["mini"])
-    rows = [["", *names]]
-    for kind, values in defaults.items():
-        rows.append([kind, *(str(values[name]) for name in names)])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(["defaults by the kind of model:", *lines])
+    lines = ["defaults by the kind of model:"]
+    for kind, values in {"": IN_TABLE, **defaults}.items():
+        cells = "".join(f"{value:>14}" for value in values)
+        lines.append(f"{kind:12}{cells}")
+    return "\n".join(lines)

@@ -48,12 +48,20 @@ class Interrupted(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are UserErrors, without the usage, and whose flags can't be
-    abbreviated."""
+    """argparse whose errors are UserErrors, without the usage, and whose flags can be neither
+    abbreviated nor repeated."""
 
     def __init__(self, **kwargs):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=formatter, **kwargs)
+
+    def parse_args(self, argv):
+        """As argparse does, but a flag that is given twice is an error."""
+        flags = [word.split("=")[0] for word in argv if word.startswith("--")]
+        for flag in flags:
+            if flags.count(flag) > 1:
+                self.error(f"{flag} is given twice")
+        return super().parse_args(argv)
 
     def error(self, message):
         """Called by argparse."""
@@ -177,8 +185,9 @@ def read_json(path):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        what = f"can't read {path.name} ({error.strerror})"
-        raise CheckpointError(f"{what}, {path}; check the folder") from error
+        raise CheckpointError(
+            f"can't read {path.name} ({error.strerror}), {path}; check the folder"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not JSON ({error}), {path}; fetch or save it again") from error
     if not isinstance(content, dict):

@@ -1,7 +1,8 @@
 """Text from a language model: `python -m gptft.generate`.
 
 Prompts are plain text to be continued, or instructions, which are put into the template that the
-model was tuned with. Standard output has the model's text and nothing else; everything about it
+model was tuned with. Without any, the prompt is read from standard input, unless that is a
+terminal. Standard output has the model's text and nothing else; everything about it
 (which model, which device, which seed) goes to standard error.
 
 Not here: a memory of the conversation in --interactive; the models are tuned on single turns.
@@ -18,7 +19,8 @@ from pathlib import Path
 from gptft.checkpoints.folders import load_model, read_model_info
 from gptft.config import DEVICES, PRECISIONS, option, parse_options
 from gptft.data.instructions import TEMPLATES
-from gptft.data.records import read_records, text_field
+from gptft.data.records import Record, read_records, text_field
+from gptft.data.records import decode as decode_text
 from gptft.data.tokenizer import VOCAB_SIZE, Tokenizer
 from gptft.errors import CheckpointError, UserError, command, write_text
 from gptft.generation.decoding import check_room, decode, generate
@@ -38,34 +40,34 @@ class Options:
         None,
         "124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a folder (default: the newest "
         "language model under runs/, else mini)",
-        str,
     )
-    prompt: str = option(None, "text to continue (default: start from nothing)", str)
-    instruction: str = option(None, "what to do, put into the model's own template", str)
-    input: str = option(None, "the input of --instruction", str)
+    prompt: str = option(
+        None, "text to continue; -, or a pipe: from standard input (default: start from nothing)"
+    )
+    instruction: str = option(None, "what to do, put into the model's own template")
+    input: str = option(None, "the input of --instruction")
     interactive: bool = option(False, "answer each line of standard input")
     file: str = option(
         None,
         "a data file with a field prompt, or instruction and perhaps input; prints its records as "
         "JSONL, with the field response added",
-        str,
     )
-    out: str = option(None, "where the result of --file goes (default: standard output)", str)
-    max_new_tokens: int = option(200, "longest text in tokens", low=1)
+    out: str = option(None, "where the result of --file goes (default: standard output)")
+    max_new_tokens: int = option(200, "longest text in tokens", 1)
     temperature: float = option(
-        0.8, "divides the logits; 0 takes the most likely token", low=0.0, high=100.0
+        0.8, "divides the logits; 0 takes the most likely token", 0.0, 100.0
     )
-    top_k: int = option(None, "choose among the N most likely tokens (default: all)", int, 1)
+    top_k: int = option(None, "choose among the N most likely tokens (default: all)", 1)
     top_p: float = option(
-        0.95, "choose among the fewest tokens whose probabilities reach X", low=0.001, high=1.0
+        0.95, "choose among the fewest tokens whose probabilities reach X", 0.001, 1.0
     )
     repetition_penalty: float = option(
-        1.0, "above 1, tokens that occurred become less likely", low=0.1, high=10.0
+        1.0, "above 1, tokens that occurred become less likely", 0.1, 10.0
     )
-    num_samples: int = option(1, "texts for each prompt", low=1, high=10_000)
-    batch_size: int = option(16, "texts generated at the same time", low=1)
+    num_samples: int = option(1, "texts for each prompt", 1, 10_000)
+    batch_size: int = option(16, "texts generated at the same time", 1)
     seed: int = option(
-        None, "same seed and prompts, same texts (default: drawn, and printed)", int, 0, 2**32 - 1
+        None, "same seed and prompts, same texts (default: drawn, and printed)", 0, 2**32 - 1
     )
     device: str = option("auto", "where to compute", choices=DEVICES)
     precision: str = option("auto", "of the weights", choices=PRECISIONS)
@@ -80,8 +82,13 @@ def main(argv):
         answer_lines(writer)
     elif options.file:
         answer_file(writer)
+    elif options.instruction is not None:
+        writer.show(writer.encode_instruction(options.instruction, options.input or ""))
     else:
-        writer.show(writer.encode(options.prompt, options.instruction, options.input or ""))
+        prompt = options.prompt
+        if prompt == "-" or prompt is None and not sys.stdin.isatty():
+            prompt = decode_text(sys.stdin.buffer.read(), Path("standard input")).rstrip("\r\n")
+        writer.show(writer.encode(prompt or ""))
 
 
 def check_options(options):
@@ -119,8 +126,7 @@ def find_model(name=None, classifier=False):
         if info.is_classifier == classifier and info.config.vocab_size >= VOCAB_SIZE:
             return path.parent, "the newest run"
     if classifier:
-        hint = "name one with --model, or train one: python scripts/finetune_imdb.py"
-        raise UserError(f"no classifier under runs/; {hint}")
+        raise UserError("no classifier under runs/; train one: python scripts/finetune_imdb.py")
     return model_folder("mini"), "bundled"
 
 
@@ -132,58 +138,59 @@ class Writer:
         device = choose_device(options.device, options.precision)
         self.model = load_model(folder, dtype=device.dtype, device=device.name)
         if not isinstance(self.model, GPT2):
-            hint = "give a language model, or use python -m gptft.predict"
-            raise UserError(f"a classifier generates no text, {folder}; {hint}")
+            raise UserError(
+                f"a classifier generates no text, {folder}; "
+                "give a language model, or use python -m gptft.predict"
+            )
         check_vocabulary(self.model, folder)
         self.folder = folder
         self.options = options
         self.tokenizer = Tokenizer(self.model.special_tokens)
-        self.template = TEMPLATES.get(self.model.template)
         self.sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.repetition_penalty
         )
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
         n = sum(p.numel() for p in self.model.parameters())
-        template = self.model.template or "none"
-        print_note(f"model: {folder} ({why}), {n:,} parameters, template: {template}")
-        print_note(f"device: {device.reason}; seed {self.seed}")
+        print_note(
+            f"model: {folder} ({why}), {n:,} parameters, template: {self.model.template}\n"
+            f"device: {device.reason}; seed {self.seed}"
+        )
 
-    def encode(self, prompt=None, instruction=None, input=""):
-        """A text to continue, or an instruction -> list of ids."""
-        if instruction is None:
-            # End-of-text also starts a text.
-            return self.tokenizer.encode(prompt or "") or [self.tokenizer.eot]
-        if self.template is None:
-            what = "the model was not tuned on instructions"
-            hint = "use --prompt, or a model made by scripts/finetune_alpaca.py"
-            raise UserError(f"{what}, {self.folder}; {hint}")
-        return self.template.encode(self.tokenizer, instruction, input)
+    def encode(self, prompt):
+        """A text to continue -> list of ids. End-of-text also starts a text."""
+        return self.tokenizer.encode(prompt) or [self.tokenizer.eot]
 
-    def decode(self, prompts, turn=0):
-        """Yield (i, id) as `generation.decoding.decode`: row i is a sample of prompt i //
-        num_samples.
+    def encode_instruction(self, instruction, input=""):
+        """An instruction in the model's template -> list of ids."""
+        template = TEMPLATES.get(self.model.template)
+        if template is None:
+            raise UserError(
+                f"the model was not tuned on instructions, {self.folder}; "
+                "use --prompt, or a model made by scripts/finetune_alpaca.py"
+            )
+        return template.encode(self.tokenizer, instruction, input)
 
-        The seed of a turn is --seed plus its number.
-        """
-        options = self.options
-        rows = [prompt for prompt in prompts for _ in range(options.num_samples)]
-        eot, seed = self.tokenizer.eot, self.seed + turn
+    def decode(self, prompts, turn):
+        """Yield (i, id) as `generation.decoding.decode`. The seed of a turn is --seed + turn."""
+        options, eot, seed = self.options, self.tokenizer.eot, self.seed + turn
         n_new = options.max_new_tokens
-        return decode(self.model, rows, n_new, self.sampling, eot, seed, options.batch_size)
+        return decode(self.model, prompts, n_new, self.sampling, eot, seed, options.batch_size)
 
-    def text(self, ids):
-        """New ids -> (their text, whether it ended by itself)."""
-        ended = ids[-1:] == [self.tokenizer.eot]
-        return self.tokenizer.decode(ids[:-1] if ended else ids), ended
+    def samples(self, prompts, turn=0):
+        """Continue prompts -> (text, whether it ended by itself) for num_samples of each."""
+        rows = [prompt for prompt in prompts for _ in range(self.options.num_samples)]
+        samples = [[] for _ in rows]
+        for i, id in self.decode(rows, turn):
+            samples[i].append(id)
+        for ids in samples:
+            ended = ids[-1] == self.tokenizer.eot
+            yield self.tokenizer.decode(ids[:-1] if ended else ids), ended
 
     def show(self, prompt, turn=0):
         """Print the continuation of a prompt: one text as it is generated, several at the end."""
         if self.options.num_samples > 1:
-            samples = [[] for _ in range(self.options.num_samples)]
-            for i, id in self.decode([prompt], turn):
-                samples[i].append(id)
-            for i, ids in enumerate(samples, 1):
-                print(f"--- sample {i}\n{self.text(ids)[0]}")
+            for i, (text, _) in enumerate(self.samples([prompt], turn), 1):
+                print(f"--- sample {i}\n{text}")
             return
         # A character may need several tokens: the decoder holds its first bytes back.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -196,27 +203,27 @@ class Writer:
 
 def answer_lines(writer):
     """Answer each line of standard input on its own. Ctrl-C ends an answer."""
-    wanted = "an instruction" if writer.template else "a text to continue"
+    encode, wanted = writer.encode, "a text to continue"
+    if writer.model.template in TEMPLATES:
+        encode, wanted = writer.encode_instruction, "an instruction"
     print_note(f"enter {wanted}; Ctrl-C ends an answer, Ctrl-D ends the program")
-    turn = 0
-    while True:
+    for turn, record in enumerate(read_lines()):
+        line = record.fields["text"]
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return
-        except UnicodeDecodeError as error:
-            reason = f"standard input is not UTF-8 ({error.reason})"
-            raise UserError(f"{reason}; send UTF-8 text") from error
-        if not line:
-            continue
-        try:
-            prompt = writer.encode(line) if writer.template is None else writer.encode(None, line)
-            writer.show(prompt, turn)
+            if line:
+                writer.show(encode(line), turn)
         except KeyboardInterrupt:
             print()
         except UserError as error:  # a line that is too long does not end the conversation
             print_note(f"error: {error}")
-        turn += 1
+
+
+def read_lines(file=None):
+    """Yield a Record with the field `text` for each line of a file, or of standard input."""
+    place = Path(file or "standard input")
+    with open(file, "rb") if file else sys.stdin.buffer as lines:
+        for number, line in enumerate(lines, 1):
+            yield Record(place, number, {"text": decode_text(line, place, number).strip()})
 
 
 def answer_file(writer):
@@ -227,30 +234,24 @@ def answer_file(writer):
     for record in records:
         if "instruction" in record.fields:
             input = text_field(record, "input") if record.fields.get("input") else ""
-            prompts.append(writer.encode(None, text_field(record, "instruction"), input))
+            prompt = writer.encode_instruction(text_field(record, "instruction"), input)
         else:
-            prompts.append(writer.encode(text_field(record, "prompt")))
-        check_room(prompts[-1], options.max_new_tokens, n_positions, f", {record.place}")
-    texts = [[] for _ in range(len(prompts) * options.num_samples)]
-    for i, id in writer.decode(prompts):
-        texts[i].append(id)
+            prompt = writer.encode(text_field(record, "prompt"))
+        check_room(prompt, options.max_new_tokens, n_positions, f", {record.place}")
+        prompts.append(prompt)
     lines = []
-    for i, ids in enumerate(texts):
-        text, ended = writer.text(ids)
+    for i, (text, ended) in enumerate(writer.samples(prompts)):
         row = records[i // options.num_samples].fields | {"response": text, "ended": ended}
-        if options.num_samples > 1:
-            row["sample"] = i % options.num_samples
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     if options.out:
         write_text(options.out, "".join(lines))
-        print_note(f"{len(lines):,} texts in {options.out}")
     else:
         print("".join(lines), end="")
 
 
 def print_note(line):
     """Print a line on standard error, apart from the model's text."""
-    print(line, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Classify texts with a trained model: `python -m gptft.predict "a fine film"`.
 
-Texts come from the command line, from a file, or from standard input, one a line. A JSON line is
-printed for each text: id, label and the probability of each class. Texts are cut as they were in
-training, which the run folder records. Notes about the model go to standard error. `--explain`
-shows which tokens spoke for the label: on a terminal in colour (unless NO_COLOR is set), elsewhere
-as the field `tokens`, pairs of text and attribution.
+Texts come from the command line, from a file, or from standard input, one a line, where each is
+answered at once. A JSON line is printed for each text: id, label and the probability of each class.
+Texts are cut as they were in training, which the run folder records. Notes about the model go to
+standard error, and so does the accuracy on a file whose records have a label. `--explain` shows
+which tokens spoke for the label: on a terminal in colour (unless NO_COLOR is set), elsewhere as the
+field `tokens`, pairs of text and attribution.
 
 Not here: the models of the baseline; scripts/train_logreg.py reports them.
 """
@@ -21,18 +22,18 @@ from gptft.checkpoints.folders import load_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
-from gptft.data.records import Record, decode, read_records, suffix_of, text_field
+from gptft.data.records import Record, read_records, suffix_of, text_field
 from gptft.data.sources import LINE_BREAK, name_fields
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
 from gptft.evaluation.classification import explain, log_probabilities
-from gptft.generate import find_model, print_note
+from gptft.evaluation.metrics import wilson_interval
+from gptft.generate import find_model, print_note, read_lines
 from gptft.report.tables import mark_tokens
 from gptft.training.devices import choose_device
 from gptft.training.start import check_vocabulary
 
 CHUNK = 1024  # texts that are classified together
-BLUES, ORANGES = (153, 117, 75), (223, 215, 208)  # of a terminal's 256 colours, weak to strong
 
 
 def parse(argv):
@@ -44,10 +45,10 @@ def parse(argv):
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv with a field text and "
-        "perhaps id, which otherwise is the number of the line",
+        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv with a field text, perhaps "
+        "label and id (else the number of the line)",
     )
-    parser.add_argument("--columns", metavar="TEXT", help="name or number of the texts in --file")
+    parser.add_argument("--columns", metavar="TEXT,LABEL", help="names or numbers, in --file")
     parser.add_argument("--explain", action="store_true", help="show what each token contributed")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
@@ -64,21 +65,29 @@ def main(argv):
     device = choose_device(args.device, args.precision)
     model = load_model(folder, device=device.name)
     if not isinstance(model, GPT2Classifier):
-        hint = "give a classifier's folder, or use python -m gptft.generate"
-        raise UserError(f"a language model has no classes, {folder}; {hint}")
+        raise UserError(
+            f"a language model has no classes, {folder}; "
+            "give a classifier's folder, or use python -m gptft.generate"
+        )
     check_vocabulary(model, folder)
     tokenizer = Tokenizer()
     max_length, truncate = truncation_of(folder, model.config.n_positions)
-    classes = model.class_names or [str(k) for k in range(model.n_classes)]
-    print_note(f"model: {folder} ({why}), classes: {', '.join(classes)}")
-    print_note(f"texts of more than {max_length:,} tokens are cut: {truncate}")
-    print_note(f"device: {device.reason}")
-    is_typed = not args.texts and args.file is None and sys.stdin.isatty()
-    if is_typed:
-        print_note("enter a text a line; Ctrl-D ends")
-    in_colour = args.explain and wants_colour()
-    records = iter(read_texts(args.texts, args.file, args.columns))
-    while chunk := list(islice(records, 1 if is_typed else CHUNK)):
+    classes = model.class_names or list(map(str, range(model.n_classes)))
+    print_note(
+        f"model: {folder} ({why}), classes: {', '.join(classes)}\n"
+        f"texts of more than {max_length:,} tokens are cut: {truncate}\ndevice: {device.reason}"
+    )
+    chunk_size = CHUNK
+    if not args.texts and args.file is None:
+        chunk_size = 1
+        if sys.stdin.isatty():
+            print_note("enter a text a line; Ctrl-D ends")
+    in_colour = args.explain and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    class_of = {str(k): k for k in range(len(classes))}
+    class_of |= {name: k for k, name in enumerate(classes)}
+    correct, unknown = [], set()  # of the texts with a label
+    records = read_texts(args.texts, args.file, args.columns)
+    while chunk := list(islice(records, chunk_size)):
         reviews = [
             Review(r.fields.get("id", r.number), 0, LINE_BREAK.sub(" ", text_field(r)))
             for r in chunk
@@ -86,34 +95,45 @@ def main(argv):
         dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
         probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()
         for i, (review, p) in enumerate(zip(reviews, probabilities)):
-            label = classes[int(np.argmax(p))]
-            row = {"id": review.id, "label": label, "probabilities": dict(zip(classes, p))}
+            predicted = int(np.argmax(p))
+            row = {"id": review.id, "label": classes[predicted]}
+            row["probabilities"] = dict(zip(classes, p))
             if args.explain:
                 row["tokens"] = explain(model, dataset[i][0], tokenizer)
             line = coloured(row) if in_colour else json.dumps(row, ensure_ascii=False)
-            print(line, flush=is_typed)
+            print(line, flush=chunk_size == 1)
+            label = chunk[i].fields.get("label")
+            if str(label) in class_of:
+                correct.append(class_of[str(label)] == predicted)
+            elif label not in (None, ""):
+                unknown.add(str(label))
+    if unknown:
+        print_note(f"labels that are no class of the model don't count: {sorted(unknown)[:9]}")
+    if correct:
+        low, high = wilson_interval(sum(correct), len(correct))
+        accuracy = f"{np.mean(correct):.4f} (95 % interval {low:.4f}..{high:.4f})"
+        print_note(f"accuracy on {len(correct):,} labelled texts: {accuracy}")
 
 
 def read_texts(texts, file, columns=None):
-    """Texts, or a file, or standard input -> an iterable of Records with the field `text`."""
+    """Yield a Record for each text that is not blank: of `texts`, of a file, or of standard
+    input."""
     if texts:
         place = Path("command line")
-        return [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
-    if file and suffix_of(Path(file)) != ".txt":
+        records = [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
+    elif file and suffix_of(Path(file)) != ".txt":
         records = read_records(file, columns)
-        print_note("; ".join(name_fields(records, ("text",), columns)))
-        return records
-    return read_lines(file)
-
-
-def read_lines(file):
-    """Yield a Record for each line of a file, or of standard input, that is not blank."""
-    place = Path(file or "standard input")
-    with open(file, "rb") if file else sys.stdin.buffer as lines:
-        for number, line in enumerate(lines, 1):
-            text = decode(line, place, number).strip()
-            if text:
-                yield Record(place, number, {"text": text})
+        print_note("; ".join(name_fields(records, ("text", "label"), columns)))
+    else:
+        records = read_lines(file)
+    blank = []
+    for record in records:
+        if str(record.fields.get("text", "?")).strip():
+            yield record
+        else:
+            blank.append(record.number)
+    if blank:
+        print_note(f"blank texts, passed over: {len(blank):,}; the first is number {blank[0]}")
 
 
 def truncation_of(folder, n_positions):
@@ -129,25 +149,18 @@ def truncation_of(folder, n_positions):
         max_length = min(max(options["max_length"], 1), n_positions)
         truncate = TRUNCATE[TRUNCATE.index(options["truncate"])]
     except (KeyError, TypeError, ValueError) as error:
-        what = "no max_length and truncate"
-        raise DataError(f"{what}, {path}; it is of another run: restore or remove it") from error
+        raise DataError(
+            f"no max_length and truncate, {path}; it is of another run: restore or remove it"
+        ) from error
     return max_length, truncate
-
-
-def wants_colour():
-    """Whether standard output shows colour: on a terminal, or if the environment asks for it."""
-    if os.environ.get("FORCE_COLOR"):
-        return True
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def coloured(row):
     """A result with tokens as text for a terminal: blue and underlined spoke for the label."""
 
     def mark(word, value, strength):
-        style, colours = (4, BLUES) if value > 0 else (24, ORANGES)
-        colour = colours[min(int(3 * strength), 2)]
-        return f"\x1b[{style};30;48;5;{colour}m{word}\x1b[0m"
+        style = "4;30;44" if value > 0 else "30;43"
+        return f"\x1b[{style}m{word}\x1b[0m"
 
     values = "  ".join(f"{name} {p:.4f}" for name, p in row["probabilities"].items())
     return f"{row['id']}: {row['label']}  ({values})\n{mark_tokens(row['tokens'], mark)}\n"

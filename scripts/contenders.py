@@ -34,7 +34,7 @@ PROMPT = 64  # tokens of a prompt in generate
 class Options:
     model: str = option("124M", "shape, with random weights", choices=tuple(SHAPES))
     task: str = option("both", "of train-step", choices=("classifier", "lm", "both"))
-    batch_size: int = option(None, "rows (default: 4; in generate 1, then 16)", int, 1)
+    batch_size: int = option(None, "rows (default: 4; in generate 1, then 16)", 1)
     length: int = option(256, "tokens of a row in train-step", low=2)
     new_tokens: int = option(256, "tokens generated after it", low=1)
     repeat: int = option(5, "turns that count", low=1)
@@ -42,7 +42,7 @@ class Options:
     precision: str = option("auto", "of products; in generate of weights", choices=PRECISIONS)
     train: str = option("full", "weights that train-step trains", choices=("full", "lora"))
     checkpoint_activations: bool = option(False, "recompute blocks in the backward pass")
-    nanogpt: str = option(None, "folder with nanoGPT's model.py", str)
+    nanogpt: str = option(None, "folder with nanoGPT's model.py")
 
     def config(self):
         """The GPT2Config, without dropout."""

@@ -8,13 +8,13 @@ responses to test prompts, and a suite of tasks that a program can check.
 import dataclasses
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
 from gptft import distributed
+from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, language_model_batch
 from gptft.data.instructions import (
@@ -32,34 +32,10 @@ from gptft.report.tables import results_text
 from gptft.training.loop import fit
 from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_instructed
 
-DEFAULTS = {
-    "mini": dict(
-        epochs=3,
-        batch_size=8,
-        learning_rate=5e-4,
-        weight_decay=0.1,
-        dropout=0.1,
-        max_length=512,
-        schedule="cosine",
-    ),
-    "pretrained": dict(
-        epochs=3,
-        batch_size=32,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        dropout=0.1,
-        max_length=512,
-        schedule="cosine",
-    ),
-    "from scratch": dict(
-        epochs=6,
-        batch_size=8,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        dropout=0.2,
-        max_length=512,
-        schedule="cosine",
-    ),
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (3, 8, 5e-4, 0.1, 0.1, 512),
+    "pretrained": (3, 32, 5e-5, 0.01, 0.1, 512),
+    "from scratch": (6, 8, 1e-3, 0.1, 0.2, 512),
 }
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss is in the final table
 SHOWN = 10  # test prompts whose answers are in the report
@@ -79,19 +55,20 @@ class Options(FinetuneOptions):
         None,
         "wording around an instruction: Stanford Alpaca's; ### User and ### Assistant; special "
         "tokens (default: the model's own, else alpaca)",
-        str,
         choices=tuple(TEMPLATES),
     )
     loss: str = option(
         "response", "tokens that are learned: the response's, or all", choices=("response", "all")
     )
-    inspect: int = option(
-        None, "print N training examples, learned tokens marked, and stop", int, 1
-    )
+    inspect: int = option(None, "print N training examples, learned tokens marked, and stop", 1)
     test_prompts: int = option(
-        200, "test prompts that are answered, evenly spaced; 0: no answers and no tasks", low=0
+        None,
+        "test prompts that are answered, evenly spaced; 0: no answers and no tasks (default: 200, "
+        "or 0 in a trial of less than 10 steps)",
+        0,
     )
     out: str = option("runs/alpaca", "run folder")
+    schedule: str = "cosine"
 
 
 @command
@@ -118,8 +95,7 @@ def main(argv):
     train = dataset(instructions.splits["train"], options.loss)
     if options.inspect:
         for i in range(min(options.inspect, len(train))):
-            in_colour = sys.stdout.isatty()
-            print(f"--- {i + 1}\n{show_learned(*train[i], tokenizer, in_colour)}")
+            print(f"--- {i + 1}\n{show_learned(*train[i], tokenizer)}")
         return
     every = -(-len(train) // TRAIN_ROWS)
     reported = instructions.splits | {"train": instructions.splits["train"][::every]}
@@ -127,39 +103,37 @@ def main(argv):
     batches = TrainBatches(train, language_model_batch, options)
 
     # ---------------------------------------------------------------- training
-    splits = instructions.splits.items()
-    counts = ", ".join(f"{len(examples):,} {split}" for split, examples in splits)
+    if options.is_trial:
+        print(REAL_RUN)
     cut = {split: of.note() for split, of in (datasets | {"train": train}).items()}
     notes = [
-        *instructions.notes,
-        f"data: {instructions.name}: {counts}",
         *(f"{split}: {note}" for split, note in cut.items() if note),
         f"model: {description}",
         trained_part,
         f"template: {options.template}, learned: {options.loss}",
     ]
-    if options.is_trial:
-        notes.insert(0, REAL_RUN)
-    texts = [f"{e.instruction}\n{e.input}\n{e.output}" for _, examples in splits for e in examples]
-    device, run = begin(prog, argv, options, model, batches, texts, notes)
+    examples = sum(instructions.splits.values(), [])
+    texts = [f"{e.instruction}\n{e.input}\n{e.output}" for e in examples]
+    device, run = begin(prog, argv, options, model, batches, instructions, texts, notes)
     batch_size = distributed.rows_per_process(options)
 
     def val_metrics(model):
         return instruction_loss(model, datasets["val"], device, batch_size)
 
-    position = fit(model, batches, val_metrics, options, device, run)
+    position = fit(model, batches, val_metrics, options, device, run, write_page)
     del model  # the device needs room for one model at a time
 
     # ---------------------------------------------------------------- evaluation
-    if options.test_prompts:
-        print("answering test prompts and tasks, after and before tuning", flush=True)
-    trained = dataclasses.replace(given, model=str(run.folder.resolve()), from_scratch=False)
-    trained = dataclasses.replace(trained, **dict.fromkeys(given.shape())).complete(DEFAULTS)
+    n_prompts = options.test_prompts
+    if n_prompts is None:
+        n_prompts = 200 if batches.n_steps >= 10 else 0
     evaluated = []
-    for start in (trained, options):
-        model, _ = initial_instructed(start, options.template)
+    for name in ("tuned", "base"):
+        print(f"evaluating the {name} model, with {n_prompts} --test-prompts", flush=True)
+        model = load_model(run.folder)
+        if name == "base":
+            model, _ = initial_instructed(options, options.template)
         model.to(device.name)
-        n_prompts = options.test_prompts
         evaluated.append(
             evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_size)
         )
@@ -177,15 +151,13 @@ def main(argv):
     distributed.cleanup()
 
 
-def show_learned(token_ids, labels, tokenizer, colour):
-    """One example as text, its learned tokens in green, or in [[ ]] without colour -> str."""
-    start, end = ("\x1b[32m", "\x1b[0m") if colour else ("[[", "]]")
-    learned = np.asarray(labels) != NOT_LEARNED
-    borders = np.flatnonzero(learned[1:] != learned[:-1]) + 1
+def show_learned(token_ids, labels, tokenizer):
+    """One example as text, its learned tokens in [[ ]] -> str."""
     text = ""
-    for ids, is_learned in zip(np.split(token_ids, borders), np.split(learned, borders)):
-        piece = tokenizer.decode(ids.tolist())
-        text += start + piece + end if is_learned[0] else piece
+    pairs = zip(token_ids.tolist(), labels)
+    for is_learned, run in groupby(pairs, lambda pair: pair[1] != NOT_LEARNED):
+        piece = tokenizer.decode([id for id, _ in run])
+        text += f"[[{piece}]]" if is_learned else piece
     return text
 
 
@@ -193,7 +165,7 @@ def examples_shown(test, predictions, before):
     """The first examples with the responses before and after tuning -> rows of examples.jsonl."""
     by_id = {example.id: example._asdict() for example in test.examples}
     rows = []
-    for tuned, base in list(zip(predictions, before))[:SHOWN]:
+    for tuned, base in zip(predictions[:SHOWN], before):
         responses = {"base": base["response"], "tuned": tuned["response"]}
         rows.append(by_id[tuned["id"]] | responses)
     return rows

@@ -31,31 +31,10 @@ from gptft.report.tables import paired_test, results_text, split_rows, text_tabl
 from gptft.training.loop import fit
 from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_classifier
 
-DEFAULTS = {
-    "mini": dict(
-        epochs=6,
-        batch_size=16,
-        learning_rate=5e-4,
-        weight_decay=0.1,
-        dropout=0.35,
-        max_length=256,
-    ),
-    "pretrained": dict(
-        epochs=3,
-        batch_size=16,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        dropout=0.1,
-        max_length=512,
-    ),
-    "from scratch": dict(
-        epochs=8,
-        batch_size=16,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        dropout=0.3,
-        max_length=256,
-    ),
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (6, 16, 5e-4, 0.1, 0.35, 256),
+    "pretrained": (3, 16, 5e-5, 0.01, 0.1, 512),
+    "from scratch": (8, 16, 1e-3, 0.1, 0.3, 256),
 }
 TRAIN_ROWS = 2000  # training rows, evenly spaced, in the final table
 REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The real run:
@@ -70,7 +49,7 @@ class Options(FinetuneOptions):
         "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
         "file of yours (perhaps .gz)",
     )
-    columns: str = option(None, COLUMNS_HELP, str)
+    columns: str = option(None, COLUMNS_HELP)
     truncate: str = option(
         "head+tail", "what is kept of a text longer than --max-length", choices=TRUNCATE
     )
@@ -99,24 +78,18 @@ def main(argv):
     batches = TrainBatches(datasets["train"], classifier_batch, options)
 
     # ---------------------------------------------------------------- training
-    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
-    notes = [
-        *reviews.notes,
-        f"data: {reviews.name}: {counts}",
-        f"model: {description}",
-        trained_part,
-    ]
     if options.is_trial:
-        notes.insert(0, REAL_RUN)
+        print(REAL_RUN)
+    notes = [f"model: {description}", trained_part]
     texts = [f"{row.label} {row.text}" for rows in reviews.splits.values() for row in rows]
-    device, run = begin(prog, argv, options, model, batches, texts, notes)
+    device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
     batch_size = distributed.rows_per_process(options)
 
     def val_metrics(model):
         log_probs = log_probabilities(model, datasets["val"], device, batch_size=batch_size)
         return classification_metrics(datasets["val"].labels, log_probs)
 
-    position = fit(model, batches, val_metrics, options, device, run)
+    position = fit(model, batches, val_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
     best = load_model(run.folder, device=device.name)

@@ -24,41 +24,17 @@ from gptft.data.documents import (
 )
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import command
-from gptft.evaluation.language_model import document_loss, longest_copy
+from gptft.evaluation.language_model import document_loss
 from gptft.generation.decoding import generate
 from gptft.report.page import write_page
 from gptft.report.tables import results_text
 from gptft.training.loop import fit
 from gptft.training.start import begin, facts, fit_length, initial_language_model
 
-DEFAULTS = {
-    "mini": dict(
-        epochs=1,
-        batch_size=8,
-        learning_rate=5e-4,
-        weight_decay=0.1,
-        dropout=0.0,
-        max_length=512,
-        beta2=0.99,
-    ),
-    "pretrained": dict(
-        epochs=1,
-        batch_size=16,
-        learning_rate=3e-4,
-        weight_decay=0.1,
-        dropout=0.1,
-        max_length=512,
-        beta2=0.99,
-    ),
-    "from scratch": dict(
-        epochs=3,
-        batch_size=8,
-        learning_rate=1.5e-3,
-        weight_decay=0.1,
-        dropout=0.0,
-        max_length=256,
-        beta2=0.99,
-    ),
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (1, 8, 5e-4, 0.1, 0.0, 512),
+    "pretrained": (1, 16, 3e-4, 0.1, 0.1, 512),
+    "from scratch": (3, 8, 1.5e-3, 0.1, 0.0, 256),
 }
 EVAL_TOKENS = 100_000  # of each split that are evaluated, about, in whole documents
 N_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 2, 8, 60  # of the samples that are generated at the end
@@ -74,8 +50,9 @@ class Options(TrainOptions):
         "sample (bundled), a prepared folder such as data/imdb, a .jsonl, .json, .csv or .tsv file "
         "of yours, or a .txt file, its documents between blank lines or <|endoftext|>",
     )
-    columns: str = option(None, COLUMNS_HELP, str)
+    columns: str = option(None, COLUMNS_HELP)
     out: str = option("runs/pretrain", "run folder")
+    beta2: float = 0.99
 
 
 @command
@@ -98,27 +75,22 @@ def main(argv):
     n_parameters = sum(p.numel() for p in model.parameters())
 
     # ---------------------------------------------------------------- training
-    counts = ", ".join(f"{len(texts):,} {split}" for split, texts in documents.splits.items())
+    if options.is_trial:
+        print(REAL_RUN)
     notes = [
-        *documents.notes,
-        f"data: {documents.name}: {counts}; {len(stream):,} tokens to train on",
+        f"{len(stream):,} tokens to train on",
         f"model: {description}, {n_parameters:,} parameters",
     ]
-    if options.is_trial:
-        notes.insert(0, REAL_RUN)
     texts = sum(documents.splits.values(), [])
-    device, run = begin(prog, argv, options, model, batches, texts, notes)
+    device, run = begin(prog, argv, options, model, batches, documents, texts, notes)
 
-    def split_metrics(model, split):
+    def split_metrics(model, split="val"):
         rows = sample_documents(token_ids[split], EVAL_TOKENS)
         sample = join_documents([token_ids[split][row] for row in rows], tokenizer.eot)
         n_bytes = sum(len(documents.splits[split][row].encode()) for row in rows)
         return document_loss(model, sample, options.max_length, len(rows), n_bytes, device)
 
-    def val_metrics(model):
-        return split_metrics(model, "val")
-
-    position = fit(model, batches, val_metrics, options, device, run)
+    position = fit(model, batches, split_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
     best = load_model(run.folder, device=device.name)
@@ -126,8 +98,7 @@ def main(argv):
     for split in documents.splits:
         results[split] = split_metrics(best, split)
     if distributed.is_main():
-        samples = write_samples(best, token_ids["val"], stream, tokenizer, options.seed)
-        run.write_predictions(samples)
+        run.write_predictions(write_samples(best, token_ids["val"], tokenizer, options.seed))
         run.write_results(results)
         write_page(run.folder)
         print(f"\nthe best weights, of step {position.best_step}:")
@@ -138,11 +109,8 @@ def main(argv):
     distributed.cleanup()
 
 
-def write_samples(model, documents, stream, tokenizer, seed):
-    """Continue the starts of some documents, and print them -> rows of predictions.jsonl.
-
-    `copied` is the length, in tokens, of the longest passage that occurs in the training stream.
-    """
+def write_samples(model, documents, tokenizer, seed):
+    """Continue the starts of some documents, and print them -> rows of predictions.jsonl."""
     n_new = min(NEW_TOKENS, model.config.n_positions - PROMPT_TOKENS)
     if n_new < 1:
         return []
@@ -150,14 +118,11 @@ def write_samples(model, documents, stream, tokenizer, seed):
     starts = [ids[: PROMPT_TOKENS - 1].tolist() for ids in documents[:N_SAMPLES]]
     prompts = [[eot, *start] for start in starts]
     texts = generate(model, prompts, n_new, temperature=0.8, top_p=0.95, eos_id=eot, seed=seed)
-    trained_on = stream.tobytes()
     rows = []
     for i, (start, ids) in enumerate(zip(starts, texts)):
-        copied = longest_copy(ids, trained_on)[1]
         row = {"id": i, "prompt": tokenizer.decode(start), "response": tokenizer.decode(ids)}
-        rows.append(row | {"ended": ids[-1] == eot, "copied": copied})
+        rows.append(row | {"ended": ids[-1] == eot})
         print(f"\n{row['prompt']} ... {row['response']}")
-        print(f"(longest passage from the training texts: {copied} tokens)")
     return rows
 
 

@@ -7,6 +7,7 @@ nbsvm    presence of words, pairs and triples of words, weighted by naive-Bayes 
 
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptft.baseline.logistic_regression import train_baseline
+from gptft.config import option, parse_options
 from gptft.data.classification import COLUMNS_HELP, load_reviews
-from gptft.errors import Parser, UserError, command, is_first_process, write_atomic
+from gptft.errors import command, is_first_process, write_atomic
 from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page
 from gptft.report.tables import results_text
@@ -26,51 +28,46 @@ REAL_RUN = """No flags: the bundled reviews. The real run:
   python scripts/train_logreg.py --data data/imdb"""
 
 
-def parse(argv):
-    parser = Parser(prog="scripts/train_logreg.py", description=__doc__)
-    add = parser.add_argument
-    add(
-        "--data",
-        default="sample",
-        help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or "
-        ".tsv file of yours, perhaps .gz (default: sample)",
+@dataclass(frozen=True)
+class Options:
+    data: str = option(
+        "sample",
+        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
+        "file of yours (perhaps .gz)",
     )
-    add("--columns", metavar="TEXT,LABEL", help=COLUMNS_HELP)
-    add("--features", choices=("nbsvm", "unigram"), default="nbsvm", help="default: nbsvm")
-    add(
-        "--C",
-        type=float,
-        help="inverse strength of the L2 penalty, as in scikit-learn (default: the best on val)",
+    columns: str = option(None, COLUMNS_HELP)
+    features: str = option("nbsvm", "of a text", choices=("nbsvm", "unigram"))
+    C: float = option(
+        None,
+        "inverse strength of the L2 penalty, as in scikit-learn (default: the best on val)",
+        1e-9,
+        1e9,
     )
-    add("--seed", type=int, default=0, help="of the split, where the data has none (default: 0)")
-    add("--overwrite", action="store_true", help="delete the results in --out")
-    add("--out", default="runs/logreg", help="run folder (default: runs/logreg)")
-    args = parser.parse_args(argv)
-    if args.C is not None and not 0 < args.C < np.inf:
-        raise UserError(f"--C must be a number above 0, got {args.C}")
-    return args
+    seed: int = option(0, "of the split, where the data has none")
+    overwrite: bool = option(False, "delete the results in --out")
+    out: str = option("runs/logreg", "run folder")
 
 
 @command
 def main(argv):
-    args = parse(argv)
+    options = parse_options(Options, argv, "scripts/train_logreg.py", __doc__)
     if not is_first_process():  # torchrun starts many processes, and this work is for one
         return
     began = time.perf_counter()
 
     # ---------------------------------------------------------------- data
-    reviews = load_reviews(args.data, args.seed, args.columns)
+    reviews = load_reviews(options.data, options.seed, options.columns)
     command_line = ["python", "scripts/train_logreg.py", *argv]
-    run = open_run(args.out, command_line, vars(args), overwrite=args.overwrite)
-    if args.data == "sample":
+    run = open_run(options.out, command_line, asdict(options), overwrite=options.overwrite)
+    if options.data == "sample":
         print(REAL_RUN)
     counts = [f"{len(rows):,} {split}" for split, rows in reviews.splits.items()]
     data = f"data: {reviews.name}: {', '.join(counts)}"
     print(*reviews.notes, data, f"run folder: {run.folder}", sep="\n", flush=True)
 
     # ---------------------------------------------------------------- training
-    nbsvm = args.features == "nbsvm"
-    baseline = train_baseline(reviews, args.features, args.C, refit=nbsvm, say=print)
+    nbsvm = options.features == "nbsvm"
+    baseline = train_baseline(reviews, options.features, options.C, refit=nbsvm, say=print)
 
     # ---------------------------------------------------------------- results
     test, log_probs = reviews.splits["test"], baseline.log_probs["test"]
@@ -88,7 +85,7 @@ def main(argv):
     seconds = time.perf_counter() - began
     results = {
         "task": "classification",
-        "model": args.features,
+        "model": options.features,
         "data": reviews.name,
         "classes": reviews.classes,
         "device": "cpu",

@@ -228,7 +228,7 @@ CLASSIFICATION = [  # for two scripts
     *damaged(
         "--data a.jsonl --out b",
         [
-            ("b", "x", "--out is a file, b;"),
+            ("b", "x", "Not a directory, b;"),
             ("b", RUN, "--out already holds results, b;"),
             ("b/c", "x", "--out holds files of something else, b;"),
         ],
@@ -309,7 +309,7 @@ FINETUNE_IMDB = CLASSIFICATION + [
     *damaged(
         f"--data mine.jsonl {TINY} --resume --out s",
         [
-            ("mine.jsonl", REVIEWS.replace("text 1", "else"), "texts was .* s; "),
+            ("mine.jsonl", REVIEWS.replace("text 1", "else"), "changed .11 of 20 are new., s;"),
             ("s/run.json", os.remove, "s;"),
             ("s/run.json", '{"options": {', "s/run.json"),
             ("s/run.json", b"\xff", "s/run.json"),
@@ -371,6 +371,7 @@ PRETRAIN = [
 
 ASK = "--model m --precision fp32 --device cpu --max-new-tokens 9"
 GENERATE = [
+    ("--prompt a --prompt=b", "--prompt is given twice; see"),
     ("--prompt a --instruction b", "--prompt and --instruction exclude each other"),
     ("--input a", "--input goes with --instruction"),
     ("--out a", "--out goes with --file"),
@@ -396,7 +397,8 @@ GENERATE = [
         {"m": LM},
     ),
     (f"{ASK} --file a.jsonl", "a.jsonl", {"m": LM}),
-    (f"{ASK} --interactive", "standard input is not UTF-8", {"m": LM}),
+    (f"{ASK} --interactive", "not UTF-8 .* standard input, line 2", {"m": LM}),
+    (f"{ASK} --prompt -", "not UTF-8 .* standard input, line 2", {"m": LM}),
     *damaged(
         f"{ASK} --file a.jsonl",
         [
@@ -410,6 +412,7 @@ GENERATE = [
 ]
 
 PREDICT = [
+    ("a --device cpu --device mps", "--device is given twice; see"),
     ("a --file b.txt", "TEXT and --file exclude each other"),
     ("a", "no classifier under runs/"),
     ("a --model m", "a language model has no classes, m;", {"m": LM}),
@@ -451,9 +454,10 @@ REPORT = [
             ("b/metrics.jsonl", '{"step": "x", "loss": "y"}', "b"),
             ("b/metrics.jsonl", '{"step": 1, "val": {}}\n{"step": 2, "lo', "b/metrics.*, line 2"),
             ("b/examples.jsonl", '{"id": 1}', "b"),
-            ("b/predictions.jsonl", lines(ROW | {"id": "x"}), "no test row in common"),
+            ("b/predictions.jsonl", lines(ROW | {"id": "x"}), "no row .* is in both a and b"),
             ("b/predictions.jsonl", lines(ROW | {"probabilities": ["a", "b"]}), "b"),
             ("b/predictions.jsonl", lines(ROW | {"probabilities": [math.nan, 1]}), "line 1"),
+            ("b/predictions.jsonl", lines(*[ROW | {"probabilities": [0, 1e308]}] * 2), "b"),
         ],
         {"a": RUN, "b": RUN},
     ),

@@ -47,7 +47,7 @@ def test_log_probabilities_are_those_of_each_text_alone(model, tokenizer, batch_
 
 
 def test_examples_are_the_most_confident_mistakes_and_hits(monkeypatch):
-    monkeypatch.setattr("gptft.evaluation.classification.N_WRONG", 2)
+    monkeypatch.setattr("gptft.evaluation.predictions.N_WRONG", 2)
     p = np.array([0.9, 0.6, 0.2, 0.99, 0.01, 0.4, 0.97])
     log_probs = np.log(np.stack([1 - p, p], axis=1))
     labels = [0, 0, 0, 1, 0, 1, 1]

@@ -10,6 +10,7 @@ from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, 
 from gptft import GPT2Classifier, Tokenizer, load_model
 from gptft.data.classification import load_reviews
 from gptft.evaluation.metrics import classification_metrics
+from gptft.report.page import write_page
 from scripts import finetune_alpaca, finetune_imdb, pretrain
 
 WORDS = {
@@ -68,17 +69,30 @@ def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
     assert "so-so" in (out / "report.html").read_text(encoding="utf-8")
     assert read(out / "examples.jsonl") and (out / "last" / "state.pt").exists()
 
-    # A finished run is kept. Resumed, it reports the same, and it refuses other texts.
+    # A finished run is kept. Resumed, it reports the same: from a file that was moved, but not
+    # from other texts.
     assert run(finetune_imdb, **flags) == 2
-    assert run(finetune_imdb, **flags, resume=True) == 0
+    moved = data.rename(tmp_path / "moved.jsonl")
+    assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 0
     assert run(finetune_imdb, **flags | dict(data=other_data), resume=True) == 2
-    assert "texts was" in capsys.readouterr().err
+    assert "the texts have changed (80 of 120 are new)" in capsys.readouterr().err
     assert read(out / "results.json")["test"] == results["test"]
 
 
 def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gptft.training.start.BUNDLED", save_base(tmp_path / "base"))
     monkeypatch.setattr("gptft.training.loop.score", lambda metrics: 0)  # the first is the best
+    rows_in_page = []
+
+    def page(folder):
+        # It is renewed at each evaluation. A disk that is full then does not end the run.
+        rows_in_page.append(len(read(folder / "metrics.jsonl")))
+        if len(rows_in_page) == 2:
+            raise OSError("full")
+        write_page(folder)
+        assert (folder / "report.html").exists()
+
+    monkeypatch.setattr(finetune_imdb, "write_page", page)
     out = tmp_path / "run"
     flags = dict(max_steps=2, eval_every=1, max_length=16, precision="fp32")
     assert run(finetune_imdb, **flags, out=out) == 0
@@ -86,6 +100,7 @@ def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     assert "python scripts/finetune_imdb.py --data data/imdb --model 124M" in first
     assert "480 train, 120 val, 200 test, 640 implied" in first
     assert "mini, pretrained weights (bundled)" in first
+    assert rows_in_page == [2, 4, 4]
     results = read(out / "results.json")
     assert results["implied"]["n"] == 640
     best, last_val = [row["val"]["loss"] for row in read(out / "metrics.jsonl") if "val" in row]
@@ -155,4 +170,4 @@ def test_help_has_the_table_of_defaults(script, capsys):
     printed = capsys.readouterr().out
     for kind, values in script.DEFAULTS.items():
         [row] = re.findall(f"^{kind}  .*", printed, re.MULTILINE)
-        assert row.removeprefix(kind).split() == list(map(str, values.values()))
+        assert row.removeprefix(kind).split() == list(map(str, values))

@@ -35,6 +35,18 @@ def folder(model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def pipe(monkeypatch):
+    """pipe(text): standard input is this text, not a terminal. By default it is empty."""
+
+    def write(text):
+        stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
+        monkeypatch.setattr("sys.stdin", stdin)
+
+    write("")
+    return write
+
+
 def run(capsys, *argv, code=0):
     """Run the command -> its standard output and standard error."""
     assert main(list(map(str, argv))) == code
@@ -51,12 +63,16 @@ def write_jsonl(path, records):
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
 
 
-def test_prompts_and_instructions_are_continued(model, folder, tokenizer, capsys):
+def test_prompts_and_instructions_are_continued(model, folder, tokenizer, capsys, pipe):
     prompt = tokenizer.encode("The film")
     (text,) = expected_texts(model, tokenizer, [prompt])
     out, err = run(capsys, "--model", folder, "--prompt", "The film", *FLAGS)
     assert out == text + "\n"  # notes go to standard error
     assert f"model: {folder} (as asked), 403,968 parameters, template: short" in err
+
+    for argv in ((), ("--prompt", "-")):
+        pipe("The film\n")
+        assert run(capsys, "--model", folder, *argv, *FLAGS).out == text + "\n"
 
     texts = expected_texts(model, tokenizer, [prompt] * 2)
     argv = ("--prompt", "The film", "--num-samples", 2)
@@ -87,7 +103,7 @@ def test_records_of_a_file_are_answered_in_its_order(model, folder, tokenizer, c
     assert run(capsys, "--model", folder, *argv, *FLAGS).out == ""
     lines = answers.read_text(encoding="utf-8").splitlines()
     for i, (line, text) in enumerate(zip(lines, texts, strict=True)):
-        answer = {"response": text, "ended": False, "sample": i % 2}
+        answer = {"response": text, "ended": False}
         assert json.loads(line) == records[i // 2] | answer
 
 
@@ -125,11 +141,11 @@ def test_a_record_tells_whether_its_text_ended(folder, tokenizer, capsys, monkey
     assert json.loads(out) == {"prompt": "Hello", "response": "\n", "ended": True}
 
 
-def test_interactive_answers_each_line(model, folder, tokenizer, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"Say hi\n\n{'long ' * 200}\nSay hi\n"))
+def test_interactive_answers_each_line(model, folder, tokenizer, capsys, pipe):
+    pipe(f"Say hi\n\n{'long ' * 200}\nSay hi\n")
     out, err = run(capsys, "--model", folder, "--interactive", *FLAGS)
     prompt = SHORT.encode(tokenizer, "Say hi")
-    first, third = (expected_texts(model, tokenizer, [prompt], seed)[0] for seed in (4, 6))
+    first, third = (expected_texts(model, tokenizer, [prompt], seed)[0] for seed in (4, 7))
     assert out == f"{first}\n{third}\n"
     assert "n_positions, 128" in err  # a line that is too long does not end the conversation
 

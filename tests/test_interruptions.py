@@ -109,6 +109,7 @@ def test_closed_output(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     assert exit_code(tmp_path / "run", max_steps=2) == 0
+    sys.stdout.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills.py forks, which Windows can't")

@@ -8,7 +8,7 @@ import torch
 
 from gptft import GPT2, GPT2Config
 from gptft.data.documents import join_documents
-from gptft.evaluation.language_model import document_loss, longest_copy
+from gptft.evaluation.language_model import document_loss
 from gptft.training.devices import Device
 
 CPU = Device("cpu", "fp32", False, "for tests")
@@ -58,21 +58,3 @@ def test_document_loss_is_the_mean_over_tokens(model, stream, window_tokens, mon
         losses.append(-log_probs[around[i + 1]].item())
     assert len(stream) % 4
     assert m["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "ids, start, length",
-    [
-        ([1, 6, 7, 9, 2, 7, 8], 1, 3),
-        ([7, 8, 9, 6], 0, 4),
-        ([1, 5, 1, 6], 1, 1),
-        ([1, 2], 0, 0),
-        ([], 0, 0),
-        ([0x0302], 0, 0),  # half of 0x0201 and half of 0x0403, which are neighbours
-        ([0x0504], 0, 1),  # so are 0x0403 and 0x0605, but behind them is 0x0504
-    ],
-)
-def test_longest_copy(ids, start, length):
-    stream = [5, 6, 7, 8, 9, 6, 7, 9, 5, 0x0201, 0x0403, 0x0605, 0x0504]
-    found = longest_copy(ids, np.array(stream, dtype=np.uint16).tobytes())
-    assert found == (start, length)

@@ -1,8 +1,12 @@
 """`python -m gptft.predict` gives each text the probabilities that the model gives it alone."""
 
+import contextlib
 import io
 import json
 import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,12 +77,41 @@ def test_all_sources_give_the_same(folder, capsys, monkeypatch, name, content, i
     assert rows == [row | {"id": id} for row, id in zip(expected, ids)]
 
 
+def test_standard_input_is_answered_line_by_line(folder, capsys, monkeypatch):
+    # Each answer is there before the next line is read.
+    def lines():
+        for i in range(1, 4):
+            yield b"\n" if i == 2 else b"a fine film\n"
+            ids.append([json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()])
+
+    ids = []
+    buffer = contextlib.nullcontext(lines())
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=buffer, isatty=lambda: False))
+    assert main(["--model", "run"]) == 0
+    assert ids == [[1], [], [3]]
+    assert "blank texts, passed over: 1; the first is number 2" in capsys.readouterr().err
+
+
+def test_a_labelled_file_gets_its_accuracy(folder, capsys):
+    labels = [row["label"] for row in predict(capsys, *TEXTS)]
+    labels[0] = str(["bad", "good"].index(labels[0]))  # by its number
+    labels[1] = "good" if labels[1] == "bad" else "bad"
+    labels[3] = "fine"
+    rows = [f"{text},{label}" for text, label in zip(TEXTS, labels)]
+    Path("a.csv").write_text("\n".join(["text,label", *rows, "hm,", " ,bad"]), encoding="utf-8")
+    assert main(["--model", "run", "--file", "a.csv"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 5
+    assert "don't count: ['fine']" in err and "the first is number 7" in err
+    assert "accuracy on 3 labelled texts: 0.6667 (95 % interval 0.2077..0.9385)" in err
+
+
 def test_explanations_are_json_or_coloured(folder, tokenizer, capsys, monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
     (row,) = predict(capsys, "--explain", TEXTS[2])
     kept = tokenizer.decode(tokenizer.encode(TEXTS[2])[-12:])
     assert "".join(text for text, _ in row["tokens"]) == kept
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["--model", "run", "--explain", TEXTS[0]]) == 0
     head, text = capsys.readouterr().out.splitlines()[:2]
     assert re.match(r"1: (bad|good)  \(bad 0\.\d{4}  good 0\.\d{4}\)$", head)
@@ -101,7 +134,6 @@ def test_the_newest_classifier_is_the_default(tmp_path, monkeypatch, capsys):
     [
         (["--file", "a.jsonl", "text"], "exclude each other"),
         (["--model", "lm", "x"], "a language model has no classes, lm"),
-        (["--model", "run", " "], "'text' is empty, command line, line 1"),
         (
             ["--model", "run", "--file", "bad.txt"],
             "not UTF-8 (invalid start byte), bad.txt, line 2",

@@ -75,9 +75,15 @@ def test_every_command_runs(text, tmp_path, monkeypatch, capsys):
         shape = ""
         if "--from-scratch" in words:
             shape = "--n-layer 1 --n-head 1 --n-embd 8 --n-positions 64"
-        code = importlib.import_module(module).main(
-            [*words, *SHORT[module].split(), *shape.split()]
-        )
+        added = [*SHORT[module].split(), *shape.split()]
+        # No flag may be given twice: those of the README give way, with their values.
+        flags = {word for word in added if word.startswith("--")}
+        kept = [
+            word
+            for word, before in zip(words, ["", *words])
+            if word not in flags and (before not in flags or word.startswith("--"))
+        ]
+        code = importlib.import_module(module).main(kept + added)
         assert not code, f"{module} {' '.join(words)}: {capsys.readouterr().err}"
 
 

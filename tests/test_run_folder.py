@@ -69,7 +69,6 @@ def test_overwrite_deletes_only_what_a_run_writes(run):
     [
         (["resume", "overwrite"], "other", "exclude each other"),
         (["resume"], "out/run.json", "no saved state to resume"),
-        ([], "out", "--out is a file"),
         ([], "out/thesis.txt", "files of something else"),
         (["overwrite"], "out/thesis.txt", "files of something else"),
     ],
@@ -90,6 +89,7 @@ def test_folder_that_does_not_fit_the_flags_is_refused(tmp_path, flags, file, sa
         ("added", 1, "added was None, is 1"),
         ("device", "cuda", None),
         ("micro_batch_size", 2, None),
+        ("data", "moved.csv", None),
     ],
 )
 def test_options_that_a_resumed_run_may_change(run, name, value, says):
@@ -125,9 +125,9 @@ def test_two_processes_cannot_have_one_folder(tmp_path):
 
 
 def test_log_is_strict_json_and_can_be_cut(run):
-    run.log({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
+    run.log({"step": 1, "loss": float("nan"), "val": {"loss": float("inf")}})
     size = run.log_size()
     run.log({"step": 2})
     run.cut_log(size)
-    line = '{"step": 1, "loss": null, "grad_norm": null}\n'
+    line = '{"step": 1, "loss": null, "val": {"loss": null}}\n'
     assert run.log_file.read_text(encoding="utf-8") == line

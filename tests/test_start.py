@@ -1,5 +1,6 @@
-"""From flags to a run: initial weights, special tokens, --train, lengths and changed data."""
+"""From flags to a run: initial weights, special tokens, --train, lengths and first lines."""
 
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from gptft.checkpoints.folders import save_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import FinetuneOptions, GPT2Config, parse_options
 from gptft.data.instructions import TEMPLATES
+from gptft.data.sources import Source
 from gptft.errors import UserError
 from gptft.model import GPT2
 from gptft.training.start import (
@@ -197,17 +199,11 @@ def test_length_fits_the_model():
         fit_length(filled, filled, n_positions=32)
 
 
-def test_resume_refuses_changed_data(tmp_path, capsys):
-    def start(texts, resume=True):
-        flags = replace(OPTIONS, out=str(tmp_path / "run"), device="cpu", resume=resume)
-        batches = ToyBatches(ToyTexts(8), flags)
-        return begin("x.py", [], flags, toy_model(), batches, texts, ["a note"])
-
-    device, run = start(["one", "two"], resume=False)
-    assert capsys.readouterr().out.startswith(f"a note\ndevice: {device.reason}\ntraining: ")
-    run.state_file.parent.mkdir()
-    run.state_file.touch()
-    start(["one", "two"])
-    for texts in (["one", "three"], ["onetwo"], ["two", "one"]):
-        with pytest.raises(UserError, match="can't resume with other options .texts was"):
-            start(texts)
+def test_first_lines_and_the_texts_of_a_run(tmp_path, capsys):
+    flags = replace(OPTIONS, out=str(tmp_path / "run"), device="cpu")
+    data = Source("my.csv", {"train": ["a", "b"], "val": ["c"]}, ["a note"])
+    model, batches = toy_model(), ToyBatches(ToyTexts(8), flags)
+    device, run = begin("x.py", [], flags, model, batches, data, ["a", "\ud800"], ["model: toy"])
+    lines = ["a note", "data: my.csv: 2 train, 1 val", "model: toy", f"device: {device.reason}"]
+    assert capsys.readouterr().out.splitlines()[:4] == lines
+    assert run.texts == [zlib.crc32(b"a"), zlib.crc32(b"\\ud800")]

@@ -31,10 +31,11 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, device, stop, error):
     def start(folder, seed=0, **more):
         model = toy_model(dropout=0.3, seed=seed, gain=300.0)
         settings = dict(micro_batch_size=3, eval_every=3, save_every=3)
-        return train(tmp_path / folder, model, device, **settings, **more)[1]
+        train(tmp_path / folder, model, device, **settings, **more)
 
-    position = start("straight")
-    assert 0 < position.skipped < 20 if device is FP16 else position.skipped == 0
+    start("straight")
+    if device is FP16:
+        assert saved_state(tmp_path / "straight")["scaler"]["scale"] < 65536
     with pytest.raises(error):
         start("stopped", on_step=stop)
     start("stopped", seed=5, resume=True)
@@ -90,14 +91,3 @@ def test_state_that_would_run_code_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError):
         resume(run)
     assert not (tmp_path / "opened").exists()
-
-
-def test_resuming_in_another_environment_is_noted(run, monkeypatch, capsys):
-    # With other threads, sums are rounded in another order: close, but not the same bits.
-    resume(run)
-    assert "resumed in" not in capsys.readouterr().out
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
-    resume(run)
-    note = f"resumed in another environment (threads {threads}, now {threads + 1}):"
-    assert note in capsys.readouterr().out

@@ -27,14 +27,12 @@ def log_probabilities(model, dataset, device, rows=None, batch_size=EVAL_BATCH):
     """
     if rows is None:
         rows = np.arange(len(dataset))
-    shape = (len(dataset), model.n_classes)
-    log_probs = torch.zeros(shape, dtype=torch.float64)
-    batches = eval_batches(dataset, classifier_batch, batch_size, rows)
+    log_probs = torch.zeros(len(dataset), model.n_classes, dtype=torch.float64)
     with evaluating(model, device):
-        for batch in batches:
+        for batch in eval_batches(dataset, classifier_batch, batch_size, rows):
             batch = batch.to(device.name)
             logits = model(*batch.inputs)
-            logits = logits.float().cpu().double()
+            logits = logits.cpu().double()
             log_probs[batch.rows] = torch.log_softmax(logits, dim=-1)
     # Each row was filled by one process and is 0 in all others.
     distributed.sum_over_processes(log_probs)
@@ -47,13 +45,13 @@ def explain(model, token_ids, tokenizer):
     token_ids: (T,) int. Tokens that share a character form one piece.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    values = attributions(model, token_ids).tolist()
-    ids = [int(id) for id in token_ids]
     pieces, total = [], 0.0
+    values = attributions(model, token_ids).tolist()
     for i, value in enumerate(values):
         total += value
-        token = tokenizer.decode_bytes(ids[i : i + 1])
-        is_last = i == len(ids) - 1
+        token_id = int(token_ids[i])
+        token = tokenizer.decode_bytes([token_id])
+        is_last = i == len(values) - 1
         text = decoder.decode(token, is_last)
         if text:
             pieces.append((text, round(total, 5)))
@@ -86,4 +84,4 @@ def attributions(model, token_ids):
     finally:
         hook.remove()
     product = gradient * embedded[0].detach()
-    return product.sum(dim=-1)[0]
+    return product.sum(-1)[0]

@@ -84,32 +84,31 @@ def respond(model, examples, tokenizer, max_new_tokens, batch_size):
     """Greedy answers to examples or tasks (with instruction and input) -> list[Response].
 
     A prompt that leaves less room in the context gets a shorter answer. Several processes share the
-    work, and each returns all answers.
+    work, and each returns all answers. Prints a line after each batch.
     """
     template = TEMPLATES[model.template]
     n_positions = model.config.n_positions
     prompts = [template.encode(tokenizer, e.instruction, e.input) for e in examples]
+    own = range(distributed.rank(), len(prompts), distributed.world_size())
     by_limit = {}
-    for i in range(distributed.rank(), len(prompts), distributed.world_size()):
+    for i in sorted(own, key=lambda i: len(prompts[i])):
         limit = min(n_positions - len(prompts[i]), max_new_tokens)
         by_limit.setdefault(limit, []).append(i)
     found = []
     for limit, rows in by_limit.items():
-        new_ids = [[] for _ in rows]
-        if limit > 0:
-            new_ids = generate(
-                model,
-                [prompts[i] for i in rows],
-                limit,
-                temperature=0,
-                eos_id=tokenizer.eot,
-                batch_size=batch_size,
-            )
-        found += zip(rows, new_ids)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            new_ids = [[] for _ in batch]
+            if limit > 0:
+                tokens = [prompts[i] for i in batch]
+                new_ids = generate(model, tokens, limit, temperature=0, eos_id=tokenizer.eot)
+            found += zip(batch, new_ids)
+            print(f"  {len(found):,} of {len(own):,} answered", flush=True)
     responses = []
     for _, ids in sorted(distributed.gather(found)):
         ended = ids[-1:] == [tokenizer.eot]
-        ids = ids[:-1] if ended else ids
+        if ended:
+            ids.pop()
         responses.append(Response(ids, tokenizer.decode(ids), ended))
     return responses
 
@@ -124,8 +123,8 @@ def text_metrics(responses, references, markers):
         responses: list[Response], at least one. references: list[str] of as many.
         markers: the template's. Rates come with their 95 % interval.
     """
-    texts = [words(response.text) for response in responses]
     n = len(responses)
+    texts = [words(response.text) for response in responses]
     n_ended = sum(response.ended for response in responses)
     n_clean = sum(keeps_format(response, markers) for response in responses)
     scores = [rouge_l(response.text, wanted) for response, wanted in zip(responses, references)]
@@ -153,7 +152,8 @@ def words(text):
 
 def ngrams(entries, n):
     """The runs of n neighbours of a list, as tuples: [a, b, c] -> [(a, b), (b, c)] for n = 2."""
-    return list(zip(*(entries[i:] for i in range(n))))
+    shifted = [entries[i:] for i in range(n)]
+    return list(zip(*shifted))
 
 
 def distinct(texts, n):
@@ -167,10 +167,7 @@ def rouge_l(text, reference):
     """ROUGE-L of two texts, from 0 to 1: the F-measure of their longest common subsequence."""
     a = words(text)
     b = words(reference)
-    common = lcs_length(a, b)
-    if not common:
-        return 0.0
-    return 2 * common / (len(a) + len(b))
+    return 2 * lcs_length(a, b) / max(len(a) + len(b), 1)
 
 
 def lcs_length(a, b):
@@ -186,7 +183,8 @@ def lcs_length(a, b):
     row = all_ones
     for entry in b:
         matches = row & where.get(entry, 0)
-        row = ((row + matches) | (row - matches)) & all_ones
+        row = (row + matches) | (row - matches)
+        row &= all_ones
     return (all_ones ^ row).bit_count()
 
 

@@ -1,4 +1,4 @@
-"""The loss of a language model on instructions and documents, and how much it copies.
+"""The loss of a language model on instructions and documents.
 
 A loss is a sum over all targets of a split, divided once. Perplexity is its exponential. Bits a
 byte divide by the bytes of the texts instead of their tokens, so that models with other tokenizers
@@ -7,7 +7,6 @@ can be compared.
 
 import math
 
-import numpy as np
 import torch
 
 from gptft import distributed
@@ -66,29 +65,3 @@ def document_loss(model, stream, length, n_documents, n_bytes, device):
 def perplexity(loss):
     """exp(loss); a loss above 700 would overflow."""
     return math.exp(min(loss, 700))
-
-
-def longest_copy(ids, stream):
-    """The longest passage of a text that occurs word for word in a stream -> (its start, its
-    length).
-
-    Args:
-        ids: list of token ids. stream: bytes of uint16 token ids.
-
-    Of several passages of that length, the first; (0, 0) if no token of the text occurs.
-    """
-    text = np.asarray(ids, dtype=np.uint16).tobytes()
-    start, longest = 0, 0
-    for i in range(len(ids)):
-        while i + longest < len(ids) and _occurs(text[2 * i : 2 * (i + longest + 1)], stream):
-            start, longest = i, longest + 1
-    return start, longest
-
-
-def _occurs(part, whole):
-    """Whether the two-byte numbers of `part` are among those of `whole`, in this order, in a
-    row."""
-    place = whole.find(part)
-    while place >= 0 and place % 2:  # half of one number and half of the next
-        place = whole.find(part, place + 1)
-    return place >= 0

@@ -13,17 +13,20 @@ import math
 import numpy as np
 
 Z_975 = 1.959964  # 97.5 % quantile of the normal distribution
-# The same of Student's t for 1, 2, ... degrees of freedom.
-T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306]
+T_975 = [  # the same of Student's t, for 1, 2, ... degrees of freedom
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+]
 
 
 def wilson_interval(successes, n):
-    """95 % interval (low, high) of a proportion; also good for small n and near 0 or 1.
-
-    Raises ValueError if n is 0.
-    """
-    if n < 1:
-        raise ValueError("an interval needs at least one row")
+    """95 % interval (low, high) of a proportion; also good for small n > 0 and near 0 or 1."""
     p = successes / n
     z2_n = Z_975 * Z_975 / n
     centre = p + z2_n / 2
@@ -32,7 +35,7 @@ def wilson_interval(successes, n):
     scale = 1 + z2_n
     low = (centre - spread) / scale
     high = (centre + spread) / scale
-    return max(0.0, low), min(1.0, high)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def t_interval(values):
@@ -43,14 +46,6 @@ def t_interval(values):
     t = T_975[min(n, 9) - 2]  # beyond 9 runs a little too wide
     half = t * values.std(ddof=1) / math.sqrt(n)
     return float(values.mean()), float(half)
-
-
-def confusion_matrix(labels, predicted, n_classes):
-    """Count rows by class: (N,) and (N,) int -> (K, K) int64; [i, j] is class i predicted as j."""
-    labels = np.asarray(labels)
-    pairs = labels * n_classes + predicted
-    counts = np.bincount(pairs, minlength=n_classes**2)
-    return counts.reshape(n_classes, n_classes)
 
 
 def classification_metrics(labels, log_probs):
@@ -68,7 +63,9 @@ def classification_metrics(labels, log_probs):
     log_probs = np.asarray(log_probs, dtype=np.float64)
     n, n_classes = log_probs.shape
     predicted = log_probs.argmax(axis=1)
-    confusion = confusion_matrix(labels, predicted, n_classes)
+    pairs = labels * n_classes + predicted
+    confusion = np.bincount(pairs, minlength=n_classes**2)
+    confusion = confusion.reshape(n_classes, n_classes)  # [i, j]: rows of class i predicted as j
     hits = np.diag(confusion)
     n_predicted = confusion.sum(axis=0)
     n_true = confusion.sum(axis=1)
@@ -82,7 +79,7 @@ def classification_metrics(labels, log_probs):
     true_log_probs = log_probs[np.arange(n), labels]
     return {
         "n": n,
-        "loss": float(-true_log_probs.sum() / n),
+        "loss": float(-true_log_probs.mean()),
         "accuracy": n_correct / n,
         "accuracy_ci": list(wilson_interval(n_correct, n)),
         "precision": float(precision[reported].mean()),
@@ -97,8 +94,7 @@ def mcnemar(correct_a, correct_b):
     p_value.
 
     Args:
-        correct_a, correct_b: (N,) bool, whether each classifier is right. Raises ValueError if they
-            differ in length or are empty.
+        correct_a, correct_b: (N,) bool, N > 0, whether each classifier is right.
 
     only_a counts the rows that a alone gets right, difference is the accuracy of a minus that of b.
     p_value is the two-sided exact binomial probability of so uneven a split of only_a + only_b
@@ -106,24 +102,20 @@ def mcnemar(correct_a, correct_b):
     """
     a = np.asarray(correct_a, dtype=bool)
     b = np.asarray(correct_b, dtype=bool)
-    if a.shape != b.shape or a.size == 0:
-        raise ValueError(f"a paired test needs the same rows twice, got {a.size} and {b.size}")
     only_a = int(np.sum(a & ~b))
     only_b = int(np.sum(b & ~a))
     m = only_a + only_b
-    fewer = min(only_a, only_b)
-    tail = 0.0  # the probability of at most so many heads in m tosses
-    for k in range(fewer + 1):
-        log_p = math.lgamma(m + 1) - m * math.log(2)
-        log_p -= math.lgamma(k + 1)
-        log_p -= math.lgamma(m - k + 1)
-        tail += math.exp(log_p)
+    ways, tail = 1, 0  # (m over k), and their sum: integers, for floats would overflow
+    for k in range(min(only_a, only_b) + 1):
+        tail += ways
+        ways = ways * (m - k) // (k + 1)
+    p_value = 2 * tail / 2**m
     return {
         "n": a.size,
         "only_a": only_a,
         "only_b": only_b,
         "difference": (only_a - only_b) / a.size,
-        "p_value": min(1.0, 2 * tail),
+        "p_value": min(1.0, p_value),
     }
 
 
@@ -152,7 +144,7 @@ def roc_curve(positive, scores):
     true_rate = n_true / n_true[-1]
     false_rate = n_false / n_false[-1]
     heights = (true_rate[1:] + true_rate[:-1]) / 2
-    area = np.sum(heights * np.diff(false_rate))
+    area = heights @ np.diff(false_rate)
     return false_rate, true_rate, float(area)
 
 
@@ -167,15 +159,13 @@ def calibration(confidence, correct, n_bins=15):
     """
     confidence = np.asarray(confidence, dtype=np.float64)
     correct = np.asarray(correct, dtype=bool)
-    bin_of = (confidence * n_bins).astype(int)
-    bin_of = np.minimum(bin_of, n_bins - 1)
+    bin_of = np.digitize(confidence, np.arange(1, n_bins) / n_bins)
     bins, gap = [], 0.0
-    for i in range(n_bins):
+    for i in np.unique(bin_of):
         inside = bin_of == i
         n = int(inside.sum())
-        if n:
-            total = float(confidence[inside].sum())
-            n_correct = int(correct[inside].sum())
-            bins.append((total / n, n_correct, n))
-            gap += abs(total - n_correct)
+        n_correct = int(correct[inside].sum())
+        total = math.fsum(confidence[inside])
+        bins.append((total / n, n_correct, n))
+        gap += abs(total - n_correct)
     return bins, gap / len(confidence)

@@ -17,7 +17,6 @@ Next on the evening's path: data/instructions.py.
 import contextlib
 import math
 import time
-from typing import NamedTuple
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -29,20 +28,17 @@ from gptft.speed import keep_freed_memory
 from gptft.training import state
 from gptft.training.devices import evaluating
 from gptft.training.optimizer import build_optimizer, learning_rate
-from gptft.training.progress import Progress, Signals, advice_on_memory, not_finite
+from gptft.training.progress import (
+    Progress,
+    Signals,
+    Step,
+    advice_on_memory,
+    not_finite,
+    read_steps,
+)
 
 
-class StepRecord(NamedTuple):
-    """A step whose loss is still on the device: reading it at once would make a GPU wait."""
-
-    step: int
-    loss: torch.Tensor
-    grad_norm: torch.Tensor
-    learning_rate: float
-    n_tokens: int
-
-
-def fit(model, batches, val_metrics, options, device, run):
+def fit(model, batches, val_metrics, options, device, run, write_page=None):
     """Train a model in place; the best weights go into the run folder -> Position.
 
     Args:
@@ -51,6 +47,7 @@ def fit(model, batches, val_metrics, options, device, run):
         val_metrics: model in evaluation mode -> dict of metrics on val, with "loss". An evaluation
             is better if its accuracy is higher (where there is one), then if its loss is lower.
         options: TrainOptions, complete. device: Device. run: Run.
+        write_page: run folder -> None, called after each evaluation; None for no page.
 
     Raises UserError for a loss that is not finite, OutOfMemory, and Interrupted after a signal,
     with the state saved. Several processes call it alike, each on its own device.
@@ -68,6 +65,10 @@ def fit(model, batches, val_metrics, options, device, run):
                 trainer.log()
             if trainer.is_due(trainer.eval_every):
                 trainer.evaluate()
+                if write_page and distributed.is_main():
+                    # It is written again at the end of the run: an error counts then.
+                    with contextlib.suppress(OSError, UserError):
+                        write_page(run.folder)
             if trainer.is_due(trainer.save_every) or stop:
                 trainer.log()
                 state.save(trainer)
@@ -95,7 +96,7 @@ class Trainer:
         self.position = state.Position()
         self.eval_every = options.eval_every or batches.steps_per_epoch
         self.save_every = options.save_every or self.eval_every
-        self.unread = []  # StepRecords
+        self.unread = []  # Steps
         self.unread_since = 0.0
         if device.name == "cpu":
             keep_freed_memory()
@@ -124,11 +125,12 @@ class Trainer:
         loss = torch.zeros((), device=self.device.name)
         for k, batch in enumerate(micro_batches):
             batch = batch.to(self.device.name)
-            with self.all_reduce_if(k == len(micro_batches) - 1):
-                with self.device.autocast():
-                    part = self.parallel(*batch.inputs, targets=batch.targets) / max(n, 1)
-                # The all-reduce takes the mean over processes; the sum is wanted.
-                self.scaler.scale(part * distributed.world_size()).backward()
+            # Several processes exchange gradients once a step, in its last backward pass (DDP).
+            self.parallel.require_backward_grad_sync = k == len(micro_batches) - 1
+            with self.device.autocast():
+                part = self.parallel(*batch.inputs, targets=batch.targets) / max(n, 1)
+            # The all-reduce takes the mean over processes; the sum is wanted.
+            self.scaler.scale(part * distributed.world_size()).backward()
             loss += part.detach()
 
         # 3) clip the true gradient, not the one that fp16 has scaled
@@ -144,20 +146,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         position.step += 1
-        self.unread.append(StepRecord(position.step, loss, norm, rate, n_tokens))
-
-    def all_reduce_if(self, last):
-        """Several processes exchange gradients once a step, in its last backward pass."""
-        if last or distributed.world_size() == 1:
-            return contextlib.nullcontext()
-        return self.parallel.no_sync()
+        self.unread.append(Step(position.step, loss, norm, rate, n_tokens))
 
     def is_done(self):
         """Whether all steps are made, or the patience with worse evaluations is at its end."""
         position, patience = self.position, self.options.patience
-        if 0 < patience <= position.evaluations_since_best:
-            return True
-        return position.step == self.batches.n_steps
+        is_patient = not patience or position.evaluations_since_best < patience
+        return position.step == self.batches.n_steps or not is_patient
 
     def is_due(self, every):
         """Whether something is due that happens every so many steps, and at the end."""
@@ -167,34 +162,29 @@ class Trainer:
         """Read the losses since the last time, stop if one is not finite, and report them."""
         if not self.unread:
             return
-        records, self.unread = self.unread, []
-        losses = torch.stack([record.loss for record in records])
-        losses = distributed.sum_over_processes(losses).tolist()
-        norms = torch.stack([record.grad_norm for record in records]).tolist()
-        for record, loss, norm in zip(records, losses, norms):
-            if self.scaler.is_enabled() and math.isfinite(loss) and not math.isfinite(norm):
-                self.position.skipped += 1  # the scaler saw the overflow and lowered its scale
-            elif not (math.isfinite(loss) and math.isfinite(norm)):
-                raise not_finite(self, record.step, loss, norm)
+        steps, self.unread = read_steps(self.unread), []
+        for step in steps:
+            # Where a gradient overflows in fp16, the scaler skips the step and lowers its scale.
+            norm = 0.0 if self.scaler.is_enabled() else step.grad_norm
+            if not math.isfinite(step.loss + norm):
+                raise not_finite(self, step)
         seconds = time.perf_counter() - self.unread_since
-        n_tokens = sum(record.n_tokens for record in records)
+        n_tokens = sum(step.n_tokens for step in steps)
         self.position.seconds += seconds
         self.position.tokens += n_tokens
         if distributed.is_main():
-            last = records[-1]
-            epoch = (last.step - 1) / self.batches.steps_per_epoch
+            last = steps[-1]
             entry = {
                 "step": last.step,
-                "epoch": round(epoch, 4),
-                "loss": sum(losses) / len(losses),
+                "epoch": round((last.step - 1) / self.batches.steps_per_epoch, 4),
+                "loss": sum(step.loss for step in steps) / len(steps),
                 "learning_rate": last.learning_rate,
-                "grad_norm": norms[-1],
+                "grad_norm": last.grad_norm,
                 "tokens_per_second": round(n_tokens / seconds, 1),
                 "seconds": round(self.position.seconds, 2),
             }
             self.run.log(entry)
-            rates = entry["learning_rate"], entry["tokens_per_second"]
-            self.progress.update(last.step, int(epoch) + 1, entry["loss"], *rates)
+            self.progress.update(entry)
 
     def evaluate(self):
         """Evaluate on val, and keep the weights if they are the best so far."""
@@ -204,9 +194,10 @@ class Trainer:
             metrics = self.val_metrics(self.model)
         position = self.position
         if not math.isfinite(metrics["loss"]):
-            what = f"the loss on val is {metrics['loss']} at step {position.step}"
-            hint = "start again with --overwrite and a lower --learning-rate"
-            raise UserError(f"{what}, {self.run.folder}; {hint}")
+            raise UserError(
+                f"the loss on val is {metrics['loss']} at step {position.step}, "
+                f"{self.run.folder}; start again with --overwrite and a lower --learning-rate"
+            )
         is_best = not position.best or score(metrics) > score(position.best)
         position.evaluations_since_best += 1
         if is_best:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from typing import NamedTuple
 
 import torch
 
@@ -46,6 +47,25 @@ def peak_memory(device="cpu"):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+class Step(NamedTuple):
+    """An optimizer step. Its loss stays on the device: reading it at once would make a GPU wait."""
+
+    step: int
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    learning_rate: float
+    n_tokens: int
+
+
+def read_steps(steps):
+    """A list of Steps -> the same with loss and norm as floats, the loss over all processes."""
+    losses = torch.stack([step.loss for step in steps])
+    losses = distributed.sum_over_processes(losses).tolist()
+    norms = torch.stack([step.grad_norm for step in steps]).tolist()
+    values = zip(steps, losses, norms)
+    return [step._replace(loss=loss, grad_norm=norm) for step, loss, norm in values]
+
+
 class Progress:
     """Prints the state of a training run.
 
@@ -63,11 +83,10 @@ class Progress:
         self.device = device
         self.began = self.printed = time.monotonic()
         self.width = 0  # of the line that is on the terminal
-        self.accuracy = ""
 
-    def update(self, step, epoch, loss, learning_rate, tokens_per_second):
-        """Show the state after a step. `epoch` counts from 1."""
-        now = time.monotonic()
+    def update(self, entry):
+        """Show the state after a step: the row of metrics.jsonl, a dict."""
+        now, step = time.monotonic(), entry["step"]
         if not self.live and now - self.printed < LINE_EVERY and step < self.n_steps:
             return
         self.printed = now
@@ -75,12 +94,12 @@ class Progress:
         memory = peak_memory(self.device)
         parts = [
             f"step {step:>5,}/{self.n_steps:,}",
-            f"epoch {epoch}",
-            f"loss {loss:.4f}{self.accuracy}",
-            f"{tokens_per_second:,.0f} tokens/s",
+            f"epoch {int(entry['epoch']) + 1}",
+            f"loss {entry['loss']:.4f}",
+            f"{entry['tokens_per_second']:,.0f} tokens/s",
             f"{duration(left)} left",
             f"{(memory or 0) / 1e9:.2f} GB",
-            f"rate {learning_rate:.1e}",
+            f"rate {entry['learning_rate']:.1e}",
         ]
         line = "  ".join(parts)
         if not self.live:
@@ -96,8 +115,6 @@ class Progress:
         values = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
         best = "  (best)" if is_best else ""
         self.say(f"step {step:>5,}  val {'  '.join(values)}  in {duration(seconds)}{best}")
-        if "accuracy" in metrics:
-            self.accuracy = f"  val accuracy {metrics['accuracy']:.4f}"
 
     def say(self, line):
         """Print a line that stays."""
@@ -119,10 +136,10 @@ class Signals:
         self.handlers = {}
 
     def __enter__(self):
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         with contextlib.suppress(ValueError):  # only the main thread may set a handler
-            for number in (getattr(signal, name) for name in names):
-                if signal.getsignal(number) != signal.SIG_IGN:
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number and signal.getsignal(number) != signal.SIG_IGN:
                     self.handlers[number] = signal.signal(number, self._receive)
         return self
 
@@ -138,11 +155,13 @@ class Signals:
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
-def not_finite(trainer, step, loss, norm):
-    """The UserError for a step whose loss or gradient norm is not finite."""
-    epoch, i = divmod(step - 1, trainer.batches.steps_per_epoch)
+def not_finite(trainer, step):
+    """The UserError for a Step whose loss or gradient norm is not finite."""
+    epoch, i = divmod(step.step - 1, trainer.batches.steps_per_epoch)
     rows = ", ".join(map(str, sorted(trainer.batches.rows(epoch, i).tolist())))
-    what = f"the loss ({loss}) or gradient ({norm}) of step {step} is not finite"
+    what = (
+        f"the loss ({step.loss}) or gradient ({step.grad_norm}) of step {step.step} is not finite"
+    )
     where = f"epoch {epoch + 1}, training rows {rows}, {trainer.run.folder}"
     hint = "start again with --overwrite and a lower --learning-rate, or --precision fp32"
     return UserError(f"{what}, {where}; {hint}")

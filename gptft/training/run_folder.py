@@ -15,7 +15,6 @@ process that trains into the same folder is refused.
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
@@ -68,13 +67,11 @@ class Run:
         self.folder = Path(folder)
         self.state_file = self.folder / "last" / "state.pt"
         self.log_file = self.folder / "metrics.jsonl"
+        self.texts = []  # a checksum of each text, for state.py
 
     def log(self, record):
         """Append a dict to metrics.jsonl. A float that is not finite becomes null."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in record.items()
-        }
+        finite = json.loads(json.dumps(record), parse_constant=lambda name: None)
         with open(self.log_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
@@ -130,8 +127,6 @@ def open_run(folder, command, options, resume=False, overwrite=False):
 
 def _check_folder(run, resume, overwrite):
     folder = run.folder
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out is a file, {folder}; choose another folder")
     if resume and not run.state_file.exists():
         raise UserError(f"no saved state to resume, {folder}; leave out --resume")
     if not folder.exists():
@@ -139,24 +134,25 @@ def _check_folder(run, resume, overwrite):
     names = {path.name for path in folder.iterdir()}
     if names - {LOCK} and "run.json" not in names:
         raise UserError(f"--out holds files of something else, {folder}; choose another folder")
-    found = "results" if RESULTS in names else ""
-    if run.state_file.exists():
-        found = found or "a resumable state"
-    if found and not (resume or overwrite):
-        hint = "use --resume, --overwrite or another --out"
-        raise UserError(f"--out already holds {found}, {folder}; {hint}")
+    has_results = RESULTS in names
+    if (has_results or run.state_file.exists()) and not (resume or overwrite):
+        found = "results" if has_results else "a resumable state"
+        raise UserError(
+            f"--out already holds {found}, {folder}; use --resume, --overwrite or another --out"
+        )
 
 
 def _lock(run):
     """Lock the folder. The system lifts the lock when this process ends, however it ends."""
     if fcntl is None:
         return
-    run.lock = open(run.folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115
+    lock = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT)  # open until the process ends
     try:
-        fcntl.lockf(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        hint = "wait for it, or choose another --out"
-        raise UserError(f"another process trains into --out, {run.folder}; {hint}") from error
+        raise UserError(
+            f"another process trains into --out, {run.folder}; wait for it, or choose another --out"
+        ) from error
     except OSError:  # a file system without locks
         pass
 
@@ -165,13 +161,17 @@ def _check_options(run, options):
     """Raise UserError if an option that changes the result differs from that of the run."""
     saved = read_json(run.folder / "run.json").get("options")
     saved = saved if isinstance(saved, dict) else {}
-    names = options.keys() - FREE_TO_CHANGE
-    changed = [name for name in options if name in names and saved.get(name) != options[name]]
+    free = FREE_TO_CHANGE | {"data"}  # a file may move: state.py compares the texts themselves
+    changed = [
+        f"{name} was {saved.get(name)}, is {value}"
+        for name, value in options.items()
+        if name not in free and saved.get(name) != value
+    ]
     if changed:
-        values = [f"{name} was {saved.get(name)}, is {options[name]}" for name in changed]
-        hint = "use the command in its run.json"
-        what = f"can't resume with other options ({', '.join(values)})"
-        raise UserError(f"{what}, {run.folder}; {hint}")
+        raise UserError(
+            f"can't resume with other options ({', '.join(changed)}), "
+            f"{run.folder}; use the command in its run.json"
+        )
 
 
 def _environment():

@@ -7,8 +7,8 @@ is named but absent is an error that says how to get it; random weights come onl
 """
 
 import dataclasses
-import hashlib
 import os
+import zlib
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from gptft import distributed
 from gptft.checkpoints.folders import load_model, read_config
 from gptft.classifier import GPT2Classifier
-from gptft.config import ALIASES, BUNDLED, SIZES, GPT2Config
+from gptft.config import ALIASES, BUNDLED, SHAPES, SIZES, GPT2Config
 from gptft.data.instructions import TEMPLATES
 from gptft.data.tokenizer import VOCAB_SIZE
 from gptft.errors import UserError
@@ -63,12 +63,13 @@ def initial_model(options):
         check_vocabulary(model, folder)
         source = "bundled" if folder == BUNDLED else str(folder)
         return model, f"{name}, pretrained weights ({source})"
-    is_size = name == "mini" or ALIASES.get(name, name) in SIZES
-    if is_size:
+    if ALIASES.get(name, name) in SHAPES:
         config = GPT2Config.named(name)
     elif options.shape():
-        what = "--n-layer, --n-head, --n-embd and --n-positions set a shape of your own"
-        raise UserError(f"{what}, but --model {name} has one; leave out either")
+        raise UserError(
+            "--n-layer, --n-head, --n-embd and --n-positions set a shape of your own, "
+            f"but --model {name} has one; leave out either"
+        )
     else:
         config = read_config(model_folder(name))
     try:
@@ -122,8 +123,10 @@ def check_vocabulary(model, place):
     """Raise UserError if a model lacks some of GPT-2's tokens. `place` names it."""
     n = model.config.vocab_size
     if n < VOCAB_SIZE:
-        what = f"the model's vocabulary of {n} tokens is smaller than GPT-2's, {VOCAB_SIZE}"
-        raise UserError(f"{what}, {place}; use a model with GPT-2's tokens")
+        raise UserError(
+            f"the model's vocabulary of {n} tokens is smaller than GPT-2's, {VOCAB_SIZE}, "
+            f"{place}; use a model with GPT-2's tokens"
+        )
 
 
 @torch.no_grad()
@@ -137,8 +140,10 @@ def add_special_tokens(model, names):
     if names in ([], model.special_tokens):
         return
     if model.special_tokens:
-        what = f"can't add the tokens {', '.join(names)} to a model that has others"
-        raise UserError(f"{what}: {', '.join(model.special_tokens)}; use another --template")
+        raise UserError(
+            f"can't add the tokens {', '.join(names)} to a model that has others: "
+            f"{', '.join(model.special_tokens)}; use another --template"
+        )
     old = model.wte.weight
     n = max(len(old), VOCAB_SIZE + len(names))
     weight = old.new_empty(n, old.shape[1])
@@ -159,11 +164,17 @@ def choose_trainable(model, options):
     head = getattr(model, "score", body.wte)  # a language model's head is its token embedding
     if options.train == "lora":
         if not options.pretrained:
-            what = "--train lora adapts pretrained weights, but these are random"
-            raise UserError(f"{what}; leave out --from-scratch and the shape, or --train")
+            raise UserError(
+                "--train lora adapts pretrained weights, but these are random; "
+                "leave out --from-scratch and the shape, or --train"
+            )
         rank = options.lora_rank or 8
         alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
-        add_adapters(model, rank, alpha, base_name(options.model))
+        size = ALIASES.get(options.model, options.model)
+        base = SIZES.get(size) or str(
+            model_folder(size).resolve()
+        )  # a name on Hugging Face, or a path
+        add_adapters(model, rank, alpha, base)
     elif options.train != "full":
         model.requires_grad_(False)
         head.requires_grad_(True)
@@ -174,18 +185,13 @@ def choose_trainable(model, options):
                 head.requires_grad_(False)
     new = body.wte.weight[VOCAB_SIZE : VOCAB_SIZE + len(body.special_tokens)]
     if len(new) and not body.wte.weight.requires_grad and (new == new[0]).all():
-        what = f"--train {options.train} would leave new special tokens untrained"
-        hint = "use another --template, or --train full"
-        raise UserError(f"{what}, --template {body.template}; {hint}")
+        raise UserError(
+            f"--train {options.train} would leave new special tokens untrained, "
+            f"--template {body.template}; use another --template, or --train full"
+        )
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     megabytes = f"{8 * n / 1e6:,.1f} MB of optimizer state"
     return f"trained: {options.train}, {n:,} of {n_all:,} parameters, {megabytes}"
-
-
-def base_name(name):
-    """What an adapter's config calls its base: a name on Hugging Face, or an absolute path."""
-    size = ALIASES.get(name, name)
-    return SIZES[size] if size in SIZES else str(model_folder(name).resolve())
 
 
 # ---------------------------------------------------------------- the run
@@ -200,21 +206,24 @@ def fit_length(options, given, n_positions):
     if options.max_length <= n_positions:
         return options
     if given.max_length is not None:
-        what = f"--max-length {given.max_length} is above the model's n_positions, {n_positions}"
-        raise UserError(f"{what}; lower it")
+        raise UserError(
+            f"--max-length {given.max_length} is above the model's n_positions, {n_positions}; "
+            "lower it"
+        )
     return dataclasses.replace(options, max_length=n_positions)
 
 
-def begin(script, argv, options, model, batches, texts, notes):
+def begin(script, argv, options, model, batches, data, texts, notes):
     """Choose the device, move the model there, open the run folder and print the first lines.
 
     Args:
         script: its path. argv: the words after it.
         options: TrainOptions, complete.
         model: GPT2 or GPT2Classifier. batches: TrainBatches.
+        data: has `name`, `splits` (a dict of lists) and `notes` (lines).
         texts: list[str], everything that is trained and tested on; a resumed run must have the
-        same.
-        notes: lines about data and model.
+            same.
+        notes: lines about the model.
 
     Returns (Device, Run).
     """
@@ -222,18 +231,16 @@ def begin(script, argv, options, model, batches, texts, notes):
     body = getattr(model, "transformer", model)
     body.checkpoint_activations = options.checkpoint_activations
     model.to(device.name)
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{len(text)} {text}".encode("utf-8", "backslashreplace"))
-    settings = dataclasses.asdict(options)
-    settings |= {"precision": device.precision, "texts": digest.hexdigest()[:16]}
+    settings = dataclasses.asdict(options) | {"precision": device.precision}
     run = Run(options.out)
     with distributed.main_first():
         if distributed.is_main():
             command = ["python", script, *argv]
             run = open_run(options.out, command, settings, options.resume, options.overwrite)
-    lines = [*notes, f"device: {device.reason}", options.describe(), f"run folder: {run.folder}"]
-    print("\n".join(lines), flush=True)
+    run.texts = [zlib.crc32(text.encode("utf-8", "backslashreplace")) for text in texts]
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
+    lines = [*data.notes, f"data: {data.name}: {counts}", *notes, f"device: {device.reason}"]
+    print(*lines, options.describe(), f"run folder: {run.folder}", sep="\n", flush=True)
     return device, run
 
 

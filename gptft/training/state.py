@@ -5,12 +5,13 @@ A new state is written beside the old one and takes its name by one rename, so t
 whole state. It is read with `weights_only=True`: loading a state never runs code.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 import torch
 
 from gptft import distributed
-from gptft.errors import CheckpointError, write_atomic
+from gptft.errors import CheckpointError, UserError, write_atomic
 
 
 @dataclass
@@ -20,7 +21,6 @@ class Position:
     step: int = 0  # optimizer steps made
     tokens: int = 0  # read in them, without padding
     seconds: float = 0.0  # that they took
-    skipped: int = 0  # steps that the fp16 scaler skipped
     best: dict = field(default_factory=dict)  # metrics of the best evaluation
     best_step: int = 0
     evaluations_since_best: int = 0
@@ -39,7 +39,7 @@ def save(trainer):
             "scaler": trainer.scaler.state_dict(),
             "position": asdict(trainer.position),
             "generators": generators,
-            "environment": environment(trainer),
+            "texts": trainer.run.texts,
             # The log must reach the disk before the state that points into it.
             "log_size": trainer.run.log_size(),
         }
@@ -60,7 +60,8 @@ def _write(state, file):
 def load(trainer):
     """Bring a Trainer to its saved state.
 
-    Raises CheckpointError if the file is damaged, or is of another model or version.
+    Raises CheckpointError if the file is damaged, or is of another model or version, and UserError
+    if the run was trained on other texts.
     """
     path = trainer.run.state_file
     hint = "start again with --overwrite"
@@ -78,30 +79,21 @@ def load(trainer):
         trainer.position = Position(**state["position"])
         if distributed.rank() < len(state["generators"]):
             set_rng_state(trainer.device.name, state["generators"][distributed.rank()])
-        before, now = state["environment"], environment(trainer)
-        changed = [f"{k} {before[k]}, now {now[k]}" for k in now if before[k] != now[k]]
-        log_size = state["log_size"]
+        log_size, texts = state["log_size"], Counter(state["texts"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        what = f"the saved state is of another model or version ({type(error).__name__})"
-        raise CheckpointError(f"{what}, {path}; {hint}") from error
+        raise CheckpointError(
+            f"the saved state is of another model or version ({type(error).__name__}), "
+            f"{path}; {hint}"
+        ) from error
+    if state["texts"] != trainer.run.texts:
+        n_new = (Counter(trainer.run.texts) - texts).total()
+        raise UserError(
+            f"the texts have changed ({n_new:,} of {len(trainer.run.texts):,} are new), "
+            f"{trainer.run.folder}; resume with the texts of the run"
+        )
     if distributed.is_main():
         trainer.run.cut_log(log_size)
-    if changed:
-        what = "the rest is close to an unbroken run, not bit-equal"
-        print(f"resumed in another environment ({'; '.join(changed)}): {what}")
     distributed.barrier()
-
-
-def environment(trainer):
-    """What must not change for a resumed run to end with the same bits -> dict."""
-    return {
-        "processes": distributed.world_size(),
-        "threads": torch.get_num_threads(),
-        "device": trainer.device.name,
-        "compile": trainer.device.compile,
-        "micro_batch_size": trainer.options.micro_batch_size,
-        "torch": str(torch.__version__),
-    }
 
 
 def rng_state(device):
