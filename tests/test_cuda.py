@@ -25,7 +25,7 @@ from scripts import finetune_imdb
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-CONFIG = GPT2Config(vocab_size=50257, n_positions=128, n_embd=64, n_layer=2, n_head=4, dropout=0.0)
+CONFIG = GPT2Config(vocab_size=50257, n_positions=128, n_embd=64, n_layer=1, n_head=4, dropout=0.0)
 CPU = Device("cpu", "fp32", False, "")
 # The largest difference that the precision explains, as a share of the largest value.
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
@@ -57,24 +57,48 @@ def close(found, wanted, precision):
     return (found - wanted).abs().max() <= TOLERANCE[precision] * wanted.abs().max()
 
 
+@pytest.mark.parametrize("settings", [dict(temperature=0), dict(seed=3), dict(seed=4, top_p=0.9)])
+def test_recorded_generation_is_plain_generation(settings, monkeypatch):
+    model = load_model(ROOT / "gptft" / "assets" / "mini", device="cuda")
+    tokenizer = Tokenizer()
+    texts = ["The film", "Once", "I never thought that a film about dogs", "Worst. Ending."]
+    prompts = [tokenizer.encode(text) for text in texts]
+
+    def write():
+        return decoding.generate(model, prompts, 80, eos_id=tokenizer.eot, **settings)
+
+    recorded = write()
+    monkeypatch.setattr(decoding, "recorded_step", decoding.plain_step)
+    assert recorded == write()
+    one = decoding.generate(model, prompts[:1], 1, eos_id=tokenizer.eot, **settings)
+    assert one[0] == recorded[0][:1]
+    if settings.get("temperature") == 0:
+        on_cpu = decoding.generate(model.cpu(), prompts, 20, eos_id=tokenizer.eot, **settings)
+        assert [ids[:20] for ids in recorded] == on_cpu
+
+
+def test_recorded_generation_in_bf16_runs_and_ends():
+    model = load_model(ROOT / "gptft" / "assets" / "mini", dtype=torch.bfloat16, device="cuda")
+    ids = decoding.generate(model, [[50256], [464, 2646]], 40, seed=0, eos_id=50256)
+    assert all(1 <= len(row) <= 40 for row in ids)
+
+
 def loss_and_gradients(device):
     torch.manual_seed(0)
     model = GPT2(CONFIG).to(device.name)
-    module = torch.compile(model) if device.compile else model
     ids = torch.randint(50257, (4, 65), generator=torch.Generator().manual_seed(1))
     targets = ids[:, 1:].clone()
     targets[0, :20] = -100
     with device.autocast():
-        loss = module(ids[:, :-1].to(device.name), targets=targets.to(device.name))
+        loss = model(ids[:, :-1].to(device.name), targets=targets.to(device.name))
     (loss / 100).backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_loss_and_gradients_are_those_of_the_cpu(precision, compile):
+def test_loss_and_gradients_are_those_of_the_cpu(precision):
     wanted_loss, wanted = loss_and_gradients(CPU)
-    loss, gradients = loss_and_gradients(on_cuda(precision, compile))
+    loss, gradients = loss_and_gradients(on_cuda(precision))
     assert close(loss, wanted_loss, precision)
     for name, gradient in gradients.items():
         assert close(gradient, wanted[name], precision), name
@@ -159,32 +183,6 @@ def test_evaluation_is_that_of_the_cpu(precision, reviews):
     wanted = log_probabilities(model, dataset, CPU)
     found = log_probabilities(model.cuda(), dataset, on_cuda(precision))
     assert np.abs(found - wanted).max() < 10 * TOLERANCE[precision]
-
-
-@pytest.mark.parametrize("settings", [dict(temperature=0), dict(seed=3), dict(seed=4, top_p=0.9)])
-def test_recorded_generation_is_plain_generation(settings, monkeypatch):
-    model = load_model(ROOT / "gptft" / "assets" / "mini", device="cuda")
-    tokenizer = Tokenizer()
-    texts = ["The film", "Once", "I never thought that a film about dogs", "Worst. Ending."]
-    prompts = [tokenizer.encode(text) for text in texts]
-
-    def write():
-        return decoding.generate(model, prompts, 80, eos_id=tokenizer.eot, **settings)
-
-    recorded = write()
-    monkeypatch.setattr(decoding, "recorded_step", decoding.plain_step)
-    assert recorded == write()
-    one = decoding.generate(model, prompts[:1], 1, eos_id=tokenizer.eot, **settings)
-    assert one[0] == recorded[0][:1]
-    if settings.get("temperature") == 0:
-        on_cpu = decoding.generate(model.cpu(), prompts, 20, eos_id=tokenizer.eot, **settings)
-        assert [ids[:20] for ids in recorded] == on_cpu
-
-
-def test_recorded_generation_in_bf16_runs_and_ends():
-    model = load_model(ROOT / "gptft" / "assets" / "mini", dtype=torch.bfloat16, device="cuda")
-    ids = decoding.generate(model, [[50256], [464, 2646]], 40, seed=0, eos_id=50256)
-    assert all(1 <= len(row) <= 40 for row in ids)
 
 
 def test_auto_chooses_the_gpu():
