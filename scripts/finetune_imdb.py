@@ -32,7 +32,7 @@ from gptft.training.loop import fit
 from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_classifier
 
 DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
-    "mini": (6, 16, 5e-4, 0.1, 0.35, 256),
+    "mini": (4, 16, 3e-4, 0.1, 0.2, 256),
     "pretrained": (3, 16, 5e-5, 0.01, 0.1, 512),
     "from scratch": (8, 16, 1e-3, 0.1, 0.3, 256),
 }
