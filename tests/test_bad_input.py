@@ -183,7 +183,7 @@ PREPARE_GPT2 = [
 
 CLASSIFICATION = [  # for two scripts
     ("--data a.jsonl", "no such file or folder, a.jsonl; check the path"),
-    ("--data data/imdb", "python -m data_prep.imdb$"),
+    ("--data data/imdb", "python -m data_prep.imdb --out data/imdb$"),
     ("--data x/imdb", "python -m data_prep.imdb --out x/imdb$"),
     ("--data d", "no training records, d;", {"d/test.jsonl": REVIEWS}),
     *damaged("--data {}", BAD_FILES),

@@ -134,8 +134,8 @@ class IMDbDataset:
         self.max_length = max_length
         encoded = tokenizer.encode_batch([review.text for review in reviews])
         self.token_ids = [cut(ids, max_length, truncate) for ids in encoded]
-        self.labels = np.array([review.label for review in reviews], dtype=np.int64)
-        self.lengths = np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
+        self.labels = np.array([review.label for review in reviews])
+        self.lengths = np.array([len(ids) for ids in self.token_ids])
 
     def __len__(self):
         return len(self.token_ids)
