@@ -21,7 +21,7 @@ from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
 from gptft.data.records import Record, read_records, suffix_of, text_field
-from gptft.data.sources import LINE_BREAK, name_fields
+from gptft.data.sources import name_fields
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
 from gptft.evaluation.classification import explain, log_probabilities
@@ -85,8 +85,8 @@ def main(argv):
     records = read_texts(args.texts, args.file, args.columns)
     while chunk := list(islice(records, chunk_size)):
         reviews = [
-            Review(r.fields.get("id", r.number), 0, LINE_BREAK.sub(" ", text_field(r)))
-            for r in chunk
+            Review(record.fields.get("id", record.number), 0, text_field(record))
+            for record in chunk
         ]
         dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
         probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gptft import distributed
 from gptft.checkpoints.folders import load_model
 from gptft.config import TrainOptions, describe_defaults, option, parse_options
-from gptft.data.classification import COLUMNS_HELP
 from gptft.data.documents import (
     WindowBatches,
     Windows,
@@ -50,7 +49,6 @@ class Options(TrainOptions):
         "sample (bundled), a prepared folder such as data/imdb, a .jsonl, .json, .csv or .tsv file "
         "of yours, or a .txt file, its documents between blank lines or <|endoftext|>",
     )
-    columns: str = option(None, COLUMNS_HELP)
     out: str = option("runs/pretrain", "run folder")
     beta2: float = 0.99
 
@@ -63,7 +61,7 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    documents = load_documents(options.data, options.seed, options.columns)
+    documents = load_documents(options.data, options.seed)
     tokenizer = Tokenizer()
     token_ids = {split: tokenizer.encode_batch(of) for split, of in documents.splits.items()}
     stream = join_documents(token_ids["train"], tokenizer.eot)

@@ -183,7 +183,7 @@ PREPARE_GPT2 = [
 
 CLASSIFICATION = [  # for two scripts
     ("--data a.jsonl", "no such file or folder, a.jsonl; check the path"),
-    ("--data data/imdb", "python -m data_prep.imdb$"),
+    ("--data data/imdb", "python -m data_prep.imdb --out data/imdb$"),
     ("--data x/imdb", "python -m data_prep.imdb --out x/imdb$"),
     ("--data d", "no training records, d;", {"d/test.jsonl": REVIEWS}),
     *damaged("--data {}", BAD_FILES),
@@ -203,22 +203,20 @@ CLASSIFICATION = [  # for two scripts
             ("a.jsonl", reviews(split="test"), "no training records, a.jsonl"),
             ("a.jsonl", reviews(split="train") + REVIEWS, "no field 'split', a.jsonl, line 21"),
             ("a.jsonl", reviews(text="a"), "20 records have too few different texts"),
-            ("a.jsonl", reviews(label=1), "the label '1', a.jsonl; a classifier needs two"),
-            ("a.csv", "text,label\nx,a\ny,b\nz,b\n", "'b', a.csv; the others are in val or test"),
+            ("a.jsonl", reviews(label=1), "the label '1', a.jsonl; add records of another"),
+            ("a.csv", "text,label\nx,a\ny,b\nz,b\n", "'b', a.csv; .* or change --seed"),
             ("a.csv", "review,Review,label\na,b,c\n", "'review', 'Review' all mean .* --columns"),
             ("a.tsv", "ham\tGo on\n" * 9, ".fields: 'ham', 'Go on'.; .* --columns TEXT,LABEL .num"),
             ("a.jsonl", reviews(id=7), "id 7 occurs twice, a.jsonl, line .* and a.jsonl, line"),
             ("a.jsonl", reviews(id=[1]), "id is neither an integer nor"),
         ],
     ),
-    ("--data a.csv --columns 2,1", "'v1' occurs only here, a.csv, line 1", {"a.csv": HEADER}),
     ("--data a.csv --columns v2,v3", "no field 'v3', a.csv, line 2", {"a.csv": HEADER}),
     *damaged(
         "--data d",
         [
             ("d/train.csv", "x", "both train.csv and train.jsonl, d;"),
             ("d/Test.parquet", "x", "can't read Parquet, d/Test.parquet"),
-            ("d/train.jsonl", reviews(split="val"), "split 'val' in the train file, d/train"),
             ("d/test.jsonl", reviews(label=2), "label '2' does not occur .* d/test.jsonl, line 1"),
             ("d/test.jsonl", reviews(label="x" * 10**5), r"label 'x+ \.\.\. "),
             ("d/classes.json", '["a", "b", "c"]', "for the labels 0, 1, d/classes.json"),

@@ -174,9 +174,3 @@ def test_no_limit(tokenizer):
     dataset = IMDbDataset(REVIEWS, tokenizer)
     assert [tokenizer.decode(list(ids)) for ids, _ in dataset] == TEXTS
     assert len(dataset) == 3
-
-
-@pytest.mark.parametrize("arguments", [{"truncate": "middle"}, {"max_length": 0}])
-def test_bad_arguments(tokenizer, arguments):
-    with pytest.raises(ValueError, match="must be"):
-        IMDbDataset(REVIEWS, tokenizer, **arguments)

@@ -53,7 +53,7 @@ def test_the_split_is_that_of_the_classifier(tmp_path):
     assert documents.splits == texts
     assert documents.notes[0] == "text from 'text', label from 'Class'"
     path.write_text('{"body": "a", "class": [1]}\n{"body": "b"}\n{"body": "c"}', encoding="utf-8")
-    assert load_documents(path, 0, "body").notes[0] == "text from 'body', label from 'class'"
+    assert load_documents(path, 0).notes[0] == "text from 'body', label from 'class'"
     sizes = {split: len(texts) for split, texts in load_documents("sample", 0).splits.items()}
     assert sizes == {"train": 480, "val": 120, "test": 200}
 

@@ -93,7 +93,7 @@ def test_examples_that_are_too_long(tokenizer, room):
     assert learned_text(dataset, 0, tokenizer) == kept
     assert len(dataset[0][0]) == dataset.lengths[0] == n_prompt + min(room, 11)
     assert dataset.n_cut == (room < 11)
-    assert f"dropped 1 whose prompt fills {n_prompt + room} tokens" in dataset.note()
+    assert f"at {n_prompt + room} tokens: " in dataset.note() and "dropped 1 " in dataset.note()
     with pytest.raises(DataError, match=f"every prompt fills the {n_prompt} tokens"):
         InstructionDataset(examples, tokenizer, "short", max_length=n_prompt)
 
