@@ -66,6 +66,7 @@ def test_counts_equal_those_of_a_plain_counter(max_n, min_texts, presence):
         fitted + others, len(fitted), WORDS_AND_MARKS, max_n, min_texts, presence=presence
     )
     assert set(bag.ngrams) == expected and len(bag.ngrams) == len(expected)
+    assert bag.n_words == len(" ".join(fitted + others).split())
     counts = np.array([[plain[ngram] for ngram in bag.ngrams] for plain in bags])
     if presence:
         counts = np.minimum(counts, 1)
@@ -74,11 +75,6 @@ def test_counts_equal_those_of_a_plain_counter(max_n, min_texts, presence):
         assert (dense(X) == counts[first:last]).all()
         x = np.random.default_rng(0).normal(size=last - first)
         np.testing.assert_allclose(X.transposed_times(x), counts[first:last].T @ x, atol=1e-12)
-
-
-def test_ngrams_do_not_cross_from_one_text_into_the_next():
-    bag = count_ngrams(["aa bb", "cc dd", "", "ee"], 4, max_n=3)
-    assert bag.ngrams == ["aa", "bb", "cc", "dd", "ee", "aa bb", "cc dd"] and bag.n_words == 5
 
 
 def test_keys_larger_than_32_bits():

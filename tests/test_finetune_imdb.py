@@ -31,14 +31,7 @@ def data(tmp_path):
     return write_rows(tmp_path / "my.jsonl", rows)
 
 
-@pytest.fixture
-def other_data(tmp_path, data):
-    """The same with another name for one class."""
-    rows = [row | {"label": row["label"].replace("good", "zzz")} for row in read(data)]
-    return write_rows(tmp_path / "other.jsonl", rows)
-
-
-def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
+def test_own_data_is_learned_and_reported(tmp_path, data, capsys):
     out = tmp_path / "run"
     flags = TINY | dict(data=data, out=out, epochs=12, learning_rate=0.01, dropout=0)
     flags |= dict(max_length=4, truncate="tail")
@@ -74,7 +67,8 @@ def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
     assert run(finetune_imdb, **flags) == 2
     moved = data.rename(tmp_path / "moved.jsonl")
     assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 0
-    assert run(finetune_imdb, **flags | dict(data=other_data), resume=True) == 2
+    moved.write_text(moved.read_text().replace("good", "zzz"))
+    assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 2
     assert "the texts have changed (80 of 120 are new)" in capsys.readouterr().err
     assert read(out / "results.json")["test"] == results["test"]
 
@@ -131,36 +125,6 @@ def test_train_chooses_the_weights_that_change(tmp_path, data, train, pattern):
         ids, lengths = torch.arange(8)[None], torch.tensor([8])
         adapted = load_model(out / "adapter")(ids, lengths)
         torch.testing.assert_close(adapted, tuned(ids, lengths))
-
-
-def test_a_tuned_model_keeps_its_head_for_the_same_classes(tmp_path, data, other_data, capsys):
-    a, b = tmp_path / "a", tmp_path / "b"
-    assert run(finetune_imdb, **TINY, data=data, max_steps=2, out=a) == 0
-    flags = dict(model=a, max_steps=1, learning_rate=0, out=b, precision="fp32", overwrite=True)
-    capsys.readouterr()
-    assert run(finetune_imdb, **flags, data=data) == 0
-    printed = capsys.readouterr().out
-    assert f"{a}, pretrained weights" in printed and "new head" not in printed
-    assert "length 128" in printed  # the default, 512, is lowered to n_positions
-    val = read(a / "results.json")["val"]
-    assert read(b / "results.json")["val"]["loss"] == pytest.approx(val["loss"], abs=1e-5)
-    # Kept for other classes, the head could call every good film bad.
-    assert run(finetune_imdb, **flags, data=other_data) == 0
-    assert "with a new head" in capsys.readouterr().out
-    assert run(finetune_imdb, **flags, data=data, from_scratch=True) == 0
-    assert f"the shape of {a}, random weights" in capsys.readouterr().out
-    assert load_model(b).config.n_embd == 16
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (dict(model="124M"), "python -m data_prep.gpt2 --size 124M"),
-        (dict(max_length=513), "--max-length 513 is above the model's n_positions, 512"),
-    ],
-)
-def test_mistakes_get_one_line_and_leave_nothing(refuses, flags, message):
-    refuses(lambda: run(finetune_imdb, **flags), [], message)
 
 
 @pytest.mark.parametrize("script", [finetune_imdb, finetune_alpaca, pretrain])

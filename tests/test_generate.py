@@ -166,20 +166,3 @@ def test_the_newest_language_model_is_the_default(model, tmp_path, monkeypatch, 
         assert find_model() == (Path("runs/1"), "the newest run")
     assert "a classifier generates no text, runs/2" in run(capsys, "--model", "runs/2", code=2).err
     assert "not tuned on instructions, runs/1" in run(capsys, "--instruction", "x", code=2).err
-
-
-@pytest.mark.parametrize(
-    "argv, says",
-    [
-        (["--prompt", "a", "--interactive"], "--prompt and --interactive exclude"),
-        (["--input", "a"], "--input goes with --instruction"),
-        (["--out", "a"], "--out goes with --file"),
-        (["--file", "a.jsonl", "--out", "nowhere/b"], "no such folder, nowhere, for --out"),
-        (["--file", "a.jsonl", "--out", "a.jsonl"], "--out is a folder, or --file itself"),
-        (["--temperature", "-1"], "--temperature must be from 0.0 to 100.0, got -1"),
-        (["--top-p", "0", "--top-k", "0"], "--top-k must be at least 1, got 0; --top-p must be"),
-        (["--model", "nowhere"], "no such model, nowhere"),
-    ],
-)
-def test_mistakes_are_one_line(refuses, argv, says):
-    refuses(main, [argv], says)

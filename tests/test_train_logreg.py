@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -99,27 +97,3 @@ def test_three_classes(tmp_path, features):
     assert all(row["probabilities"][row["label"]] > 0.5 for row in predictions)
     for label, ngrams in results["strongest"].items():
         assert all(set(ngram.split()) & set(WORDS[label]) for ngram in ngrams[:3])
-
-
-@pytest.mark.parametrize(
-    "argv, words",
-    [
-        (["--data", "no/such.jsonl"], "no/such.jsonl"),
-        (["--data", "data/absent/imdb"], "python -m data_prep.imdb"),
-        (["--features", "bigram"], "--features"),
-        (["--C", "0"], "--C must be from 1e-09 to 1000000000.0, got 0.0"),
-        (["--C", "nan"], "--C must be from 1e-09"),
-        (["--C", "x"], "--C"),
-        (["--l1", "1"], "--l1"),
-    ],
-)
-def test_mistakes_get_one_line_and_leave_nothing(refuses, argv, words):
-    refuses(run, argv, words)
-
-
-def test_torch_is_not_loaded():
-    # It would add a second to every run.
-    code = "import sys; from scripts import train_logreg; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert not {"torch", "tiktoken"} & set(done.stdout.split())
