@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_rows
+from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_films
 
 from gptft import GPT2Classifier, Tokenizer, load_model
 from gptft.data.classification import load_reviews
@@ -13,22 +13,10 @@ from gptft.evaluation.metrics import classification_metrics
 from gptft.report.page import write_page
 from scripts import finetune_alpaca, finetune_imdb, pretrain
 
-WORDS = {
-    "good": ["great", "fine", "lovely"],
-    "bad": ["awful", "boring", "dull"],
-    "so-so": ["average", "usual", "plain"],
-}
-
 
 @pytest.fixture
 def data(tmp_path):
-    """A file of 120 texts, in each of which one word reveals the class."""
-    rows = [
-        {"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label}
-        for i in range(40)
-        for label in WORDS
-    ]
-    return write_rows(tmp_path / "my.jsonl", rows)
+    return write_films(tmp_path / "my.jsonl")
 
 
 def test_own_data_is_learned_and_reported(tmp_path, data, capsys):

@@ -1,12 +1,12 @@
 """Logistic regression against worked values, a dense formula and scikit-learn."""
 
-import json
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from script_runs import read
 from test_bag_of_words import dense, random_texts
 
 from gptft.baseline import logistic_regression
@@ -28,8 +28,7 @@ SKLEARN = np.load(ROOT / "tests" / "fixtures" / "sklearn_logreg.npz")
 
 def read_sample(name, split):
     """-> texts and labels of a bundled file."""
-    path = ROOT / "gptft" / "assets" / "samples" / name
-    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    records = read(ROOT / "gptft" / "assets" / "samples" / name)
     chosen = [record for record in records if record["split"] == split]
     return [r["text"] for r in chosen], np.array([r["label"] for r in chosen])
 

@@ -1,6 +1,5 @@
 """Low-rank adapters: worked values, what is trained, and files that peft wrote and reads."""
 
-import json
 import shutil
 import signal
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 import toy_run
 from conftest import ROOT
 from mutations import FIXTURES
+from script_runs import read, write_rows
 from test_folders import close, edit_json
 from torch import nn
 
@@ -175,7 +175,7 @@ def test_openais_sizes_have_their_hugging_face_names(tmp_path, monkeypatch):
     model = load_model("checkpoints/124M")
     choose_trainable(model, FinetuneOptions(model="124M", train="lora"))
     save_model(model, tmp_path / "run")
-    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    config = read(tmp_path / "run/adapter/adapter_config.json")
     assert config["base_model_name_or_path"] == "gpt2"
     close(logits(load_model(tmp_path / "run/adapter")), logits(model.eval()))
     shutil.rmtree(tmp_path / "checkpoints")
@@ -275,19 +275,18 @@ def test_an_adapter_of_another_model(tmp_path, shape):
 def test_the_script_trains_adapters(tmp_path):
     save_model(GPT2(GPT2Config(n_positions=64, n_embd=8, n_layer=2, n_head=2)), tmp_path / "base")
     rows = [{"text": f"film {i} was {w}", "label": w} for i in range(30) for w in ("bad", "fine")]
-    lines = [json.dumps(row) + "\n" for row in rows]
-    (tmp_path / "my.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_rows(tmp_path / "my.jsonl", rows)
     out = tmp_path / "run"
 
     def run(flags):
         argv = f"--data {tmp_path}/my.jsonl --model {tmp_path}/base --out {out} {flags}"
         code = finetune_imdb.main(f"{argv} --max-length 16 --precision fp32".split())
-        return code, json.loads((out / "results.json").read_text())
+        return code, read(out / "results.json")
 
     lora = "--train lora --lora-rank 2 --max-steps 4 --learning-rate 0.02"
     code, results = run(lora)
     assert code == 0
-    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    config = read(out / "adapter" / "adapter_config.json")
     assert config["r"] == 2 and config["lora_alpha"] == 4
     assert config["base_model_name_or_path"] == str((tmp_path / "base").resolve())
 
