@@ -64,10 +64,10 @@ GROUPS = {"train/neg": 2, "train/pos": 9, "test/neg": 2, "test/pos": 9, "train/u
 OFFICIAL = [f"aclImdb/{group}/{i}_{stars}.txt" for group, stars in GROUPS.items() for i in range(5)]
 
 
-def archive(path, names=OFFICIAL):
-    """A tar.gz of small files; by default the IMDb archive with five reviews in each folder."""
+def archive(path):
+    """The IMDb archive, with five small reviews in each folder."""
     with tarfile.open(path, "w:gz") as tar:
-        for name in names:
+        for name in OFFICIAL:
             info = tarfile.TarInfo(name)
             info.size = len(name)
             tar.addfile(info, io.BytesIO(name.encode()))
@@ -78,7 +78,6 @@ def rewrite(change):
 
 
 cut = rewrite(lambda data: data[: len(data) // 2])
-erase = rewrite(lambda data: bytes(len(data)))
 rename_tensor = rewrite(lambda data: data.replace(b"wpe", b"wpx"))
 not_a_number = rewrite(lambda data: data[:-4] + np.float32(np.nan).tobytes())
 
@@ -145,11 +144,7 @@ PREPARE_IMDB = [
         "--archive {}",
         [
             ("a", os.mkdir, " a; "),
-            ("a.tar.gz", b"", "a.tar.gz"),
             ("a.tar.gz", "hello", "damaged.* a.tar.gz"),
-            ("a.tar.gz", lambda path: (archive(path), cut(path)), "damaged.* a.tar.gz"),
-            ("a.tar.gz", lambda path: archive(path, ["../x"]), "a.tar.gz"),
-            ("a.tar.gz", lambda path: archive(path, OFFICIAL[1:]), "4 of 5 files in .* a.tar.gz"),
         ],
     ),
     ("--archive a.tar.gz --out a", "not written by this command, a;", {"a/b": "x"}),
@@ -176,7 +171,6 @@ PREPARE_GPT2 = [
     ("--size 125M", "125M"),
     ("--check lm --out b", "--out", {"lm": LM}),
     ("--check a", "neither config.json", {"a": os.mkdir}),
-    ("--check b", "CRC32C", {"b": BUNDLE, "b/model.ckpt.data-00000-of-00001": erase}),
     ("--from-folder a", "a/", {"a": os.mkdir}),
     ("--from-folder b", "b/", {"b": BUNDLE}),
 ]
@@ -228,10 +222,10 @@ CLASSIFICATION = [  # for two scripts
         [
             ("b", "x", "Not a directory, b;"),
             ("b", RUN, "--out already holds results, b;"),
-            ("b/c", "x", "--out holds files of something else, b;"),
         ],
         {"a.jsonl": REVIEWS},
     ),
+    ("--overwrite --out b", "--out holds files of something else, b;", {"b/c": "x"}),
     ("--data a.jsonl --out b/c", "b", {"a.jsonl": REVIEWS, "b": "x"}),
 ]
 
@@ -250,7 +244,8 @@ FINETUNE_IMDB = CLASSIFICATION + [
     ("--learning-rate nan", "--learning-rate must be from 0.0 to 1.0, got nan"),
     ("--max-steps 1.5", "--max-steps"),
     ("--precision fp64", "fp64"),
-    ("--lora-rank 4", "--lora-rank goes with --train lora"),
+    ("--batch 3", "--batch 3; see"),  # flags can't be abbreviated
+    ("--train head --lora-alpha 2", "--lora-alpha goes with --train lora, but --train is head"),
     ("--train lora --lora-alpha inf", "--lora-alpha must be"),
     ("--n-embd 5 --n-head 2", "n_embd must be a multiple of n_head"),
     ("--n-positions 16 --max-length 17", "--max-length 17 is above .* n_positions, 16"),
@@ -313,7 +308,7 @@ FINETUNE_IMDB = CLASSIFICATION + [
             ("s/run.json", b"\xff", "s/run.json"),
             ("s/run.json", '{"options": [1]}', "s;"),
             ("s/last/state.pt", b"", "s/last/state.pt"),
-            ("s/last/state.pt", cut, "s/last/state.pt"),
+            ("s/last/state.pt", cut, "s/last/state.pt; start again with --overwrite"),
             ("s/last/state.pt", lambda path: torch.save({"position": {}}, path), "s/last/state.pt"),
             ("s/last/state.pt", lambda path: torch.save(RunsCode(), path), "s/last/state.pt"),
         ],
@@ -418,7 +413,7 @@ PREDICT = [
     *damaged(
         "a --model m",
         [
-            ("m/run.json", '{"options": []}', "m/run.json"),
+            ("m/run.json", '{"options": {"C": 1}}', "no max_length and truncate, m/run.json"),
             ("m/model.safetensors", cut, "m/model.safetensors"),
         ],
         {"m": CLASSIFIER},

@@ -1,12 +1,12 @@
 """Documents joined to a stream and cut into windows: nothing is lost or repeated, and nothing of
 val or test is trained on."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from script_runs import write_rows
 
 from gptft.config import TrainOptions
 from gptft.data.classification import load_reviews
@@ -24,9 +24,7 @@ from gptft.data.documents import (
 
 def write(folder, **files):
     for name, texts in files.items():
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    return folder
+        write_rows(folder / f"{name}.jsonl", [{"text": text} for text in texts])
 
 
 def test_texts_of_val_and_test_are_left_out_of_train(tmp_path):
@@ -41,9 +39,8 @@ def test_texts_of_val_and_test_are_left_out_of_train(tmp_path):
 
 def test_the_split_is_that_of_the_classifier(tmp_path):
     """Otherwise a model pretrained on a file had read the test set of its own fine-tuning."""
-    path = tmp_path / "my.jsonl"
     rows = [{"text": f"text {i}", "label": "ab"[i % 3 == 0]} for i in range(60)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = write_rows(tmp_path / "my.jsonl", rows)
     for seed in range(3):
         reviews = load_reviews(path, seed).splits
         texts = {split: [review.text for review in of] for split, of in reviews.items()}

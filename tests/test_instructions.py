@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from script_runs import write_rows
 
 from gptft.data.batches import language_model_batch
 from gptft.data.instructions import TEMPLATES, Example, InstructionDataset, load_instructions
@@ -117,8 +118,7 @@ def test_a_batch_of_examples(tokenizer):
 
 
 def load(path, rows, seed=0):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return load_instructions(path, seed)
+    return load_instructions(write_rows(path, rows), seed)
 
 
 def test_the_bundled_sample():

@@ -119,28 +119,3 @@ def test_the_newest_classifier_is_the_default(tmp_path, monkeypatch, capsys):
     assert str(find_model(classifier=True)[0]) == "runs/a"
     assert main(["x"]) == 0  # without a run.json, the model's own limit holds
     assert "more than 64 tokens" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "argv, says",
-    [
-        (["--file", "a.jsonl", "text"], "exclude each other"),
-        (["--model", "lm", "x"], "a language model has no classes, lm"),
-        (
-            ["--model", "run", "--file", "bad.txt"],
-            "not UTF-8 (invalid start byte), bad.txt, line 2",
-        ),
-        (["--model", "run", "--file", "bad.jsonl"], "no field 'text', bad.jsonl, line 1"),
-        (["--model", "other", "x"], "no max_length and truncate, other/run.json"),
-    ],
-)
-def test_mistakes_are_one_line(folder, capsys, argv, says):
-    save_model(GPT2(SHAPE), "lm")
-    save_model(classifier(), "other")
-    (folder / "other" / "run.json").write_text('{"options": {"C": 1}}', encoding="utf-8")
-    (folder / "bad.txt").write_bytes(b"fine\n\xff\n")
-    (folder / "bad.jsonl").write_text('{"title": "x"}\n', encoding="utf-8")
-    assert main(argv) == 2
-    out, err = capsys.readouterr()
-    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert says in error and not out
