@@ -83,7 +83,8 @@ def test_every_command_runs(text, tmp_path, monkeypatch, capsys):
             for word, before in zip(words, ["", *words])
             if word not in flags and (before not in flags or word.startswith("--"))
         ]
-        code = importlib.import_module(module).main(kept + added)
+        name = "gptft.report.__main__" if module == "gptft.report" else module
+        code = importlib.import_module(name).main(kept + added)
         assert not code, f"{module} {' '.join(words)}: {capsys.readouterr().err}"
 
 
