@@ -86,7 +86,7 @@ def test_wrong_flags_are_refused(argv, says):
         ("--train lora", True, 6, 4e-3),
         ("--train head --model 124M", True, 3, 2e-3),
         ("--train head --learning-rate 0.5", True, 6, 0.5),
-        ("--train last-block --from-scratch", False, 9, 1e-2),
+        ("--train head --from-scratch", False, 9, 1e-2),
     ],
 )
 def test_defaults_follow_the_model(argv, pretrained, epochs, learning_rate):

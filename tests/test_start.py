@@ -152,7 +152,6 @@ ADAPTERS = 2 * 3 * (4 + 2 + 5 + 5) * C  # of rank 3 on C x 3C, C x C, C x 4C and
     "argv, language_model, classifier",
     [
         ("--train full", ALL, ALL + 2 * C),
-        ("--train last-block", BLOCK + 2 * C, BLOCK + 4 * C),
         ("--train head", VOCABULARY * C, 2 * C),
         ("--train lora --lora-rank 3", ADAPTERS, ADAPTERS + 2 * C),
     ],
@@ -172,7 +171,6 @@ def test_trained_parameters(base, argv, language_model, classifier):
         ("--train lora --from-scratch", "--train lora adapts pretrained weights"),
         # Frozen at their mean, new tokens would stay one and the same vector.
         ("--model base --train lora", "--train lora would leave new special tokens untrained"),
-        ("--train last-block", "--train last-block would leave new special tokens untrained"),
     ],
 )
 def test_untrainable_combination_is_refused(base, argv, says):
@@ -184,7 +182,7 @@ def test_untrainable_combination_is_refused(base, argv, says):
 def test_special_tokens_that_are_learned_may_be_frozen(base):
     add_special_tokens(base, SPECIAL)
     base.wte.weight.data[-1] += 1
-    choose_trainable(base, options("--train last-block"))
+    choose_trainable(base, options("--model base --train lora"))
 
 
 # ---------------------------------------------------------------- the run
