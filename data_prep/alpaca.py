@@ -62,7 +62,7 @@ MEDIUM = re.compile(
 
 
 @command
-def main(argv=None):
+def main(argv):
     parser = Parser(
         prog="python -m data_prep.alpaca",
         description="Prepare instructions and responses for training.",

@@ -99,7 +99,7 @@ TOLERANCE = 1e-3  # of a log-probability
 
 
 @command
-def main(argv=None):
+def main(argv):
     parser = Parser(
         prog="python -m data_prep.gpt2", description="Fetch and verify OpenAI's GPT-2 checkpoints."
     )

@@ -56,7 +56,7 @@ class Review(NamedTuple):
 
 
 @command
-def main(argv=None):
+def main(argv):
     parser = Parser(
         prog="python -m data_prep.imdb", description="Prepare the IMDb film reviews for training."
     )

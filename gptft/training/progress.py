@@ -126,11 +126,10 @@ class Signals:
         self.handlers = {}
 
     def __enter__(self):
-        with contextlib.suppress(ValueError):  # only the main thread may set a handler
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
-                if number and signal.getsignal(number) != signal.SIG_IGN:
-                    self.handlers[number] = signal.signal(number, self._receive)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number and signal.getsignal(number) != signal.SIG_IGN:
+                self.handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_):

@@ -13,7 +13,6 @@ process that trains into the same folder is refused.
 """
 
 import contextlib
-import datetime
 import importlib.metadata
 import json
 import os
@@ -176,7 +175,7 @@ def _check_options(run, options):
 
 
 def _environment():
-    """Versions, platform, time, and the git commit (None outside a checkout)."""
+    """Versions, platform, and the git commit (None outside a checkout)."""
     packages = ("torch", "numpy", "tiktoken")
     versions = {package: importlib.metadata.version(package) for package in packages}
     commit = None
@@ -185,11 +184,9 @@ def _environment():
         folder = Path(__file__).parent
         git = subprocess.run(describe, cwd=folder, capture_output=True, text=True, timeout=10)
         commit = git.stdout.strip() or None
-    started = datetime.datetime.now(datetime.timezone.utc)
     return {
         "versions": {"python": platform.python_version()} | versions,
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "platform": platform.platform(),
         "git_commit": commit,
-        "started": started.isoformat(timespec="seconds"),
     }
