@@ -23,13 +23,11 @@ from gptft.data.records import Record, read_records, text_field
 from gptft.data.records import decode as decode_text
 from gptft.data.tokenizer import VOCAB_SIZE, Tokenizer
 from gptft.errors import CheckpointError, UserError, command, write_text
-from gptft.generation.decoding import check_room, decode, generate
+from gptft.generation.decoding import check_room, decode, generate  # noqa: F401 (public here)
 from gptft.generation.sampling import Sampling
 from gptft.model import GPT2
 from gptft.training.devices import choose_device
 from gptft.training.start import check_vocabulary, model_folder
-
-__all__ = ["generate", "main"]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ Texts come from the command line, from a file, or from standard input, one a lin
 answered at once. A JSON line is printed for each text: id, label and the probability of each class.
 Texts are cut as they were in training, which the run folder records. Notes about the model go to
 standard error, and so does the accuracy on a file whose records have a label. `--explain` shows
-which tokens spoke for the label: on a terminal in colour (unless NO_COLOR is set), elsewhere as the
-field `tokens`, pairs of text and attribution.
+which tokens spoke for the label: the field `tokens`, pairs of text and attribution.
 
 Not here: the models of the baseline; scripts/train_logreg.py reports them.
 """
 
 import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -23,13 +21,12 @@ from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
 from gptft.data.records import Record, read_records, suffix_of, text_field
-from gptft.data.sources import LINE_BREAK, name_fields
+from gptft.data.sources import name_fields
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
 from gptft.evaluation.classification import explain, log_probabilities
 from gptft.evaluation.metrics import wilson_interval
 from gptft.generate import find_model, print_note, read_lines
-from gptft.report.tables import mark_tokens
 from gptft.training.devices import choose_device
 from gptft.training.start import check_vocabulary
 
@@ -82,15 +79,14 @@ def main(argv):
         chunk_size = 1
         if sys.stdin.isatty():
             print_note("enter a text a line; Ctrl-D ends")
-    in_colour = args.explain and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     class_of = {str(k): k for k in range(len(classes))}
     class_of |= {name: k for k, name in enumerate(classes)}
     correct, unknown = [], set()  # of the texts with a label
     records = read_texts(args.texts, args.file, args.columns)
     while chunk := list(islice(records, chunk_size)):
         reviews = [
-            Review(r.fields.get("id", r.number), 0, LINE_BREAK.sub(" ", text_field(r)))
-            for r in chunk
+            Review(record.fields.get("id", record.number), 0, text_field(record))
+            for record in chunk
         ]
         dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
         probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()
@@ -100,8 +96,7 @@ def main(argv):
             row["probabilities"] = dict(zip(classes, p))
             if args.explain:
                 row["tokens"] = explain(model, dataset[i][0], tokenizer)
-            line = coloured(row) if in_colour else json.dumps(row, ensure_ascii=False)
-            print(line, flush=chunk_size == 1)
+            print(json.dumps(row, ensure_ascii=False), flush=chunk_size == 1)
             label = chunk[i].fields.get("label")
             if str(label) in class_of:
                 correct.append(class_of[str(label)] == predicted)
@@ -115,7 +110,7 @@ def main(argv):
         print_note(f"accuracy on {len(correct):,} labelled texts: {accuracy}")
 
 
-def read_texts(texts, file, columns=None):
+def read_texts(texts, file, columns):
     """Yield a Record for each text that is not blank: of `texts`, of a file, or of standard
     input."""
     if texts:
@@ -153,17 +148,6 @@ def truncation_of(folder, n_positions):
             f"no max_length and truncate, {path}; it is of another run: restore or remove it"
         ) from error
     return max_length, truncate
-
-
-def coloured(row):
-    """A result with tokens as text for a terminal: blue and underlined spoke for the label."""
-
-    def mark(word, value, strength):
-        style = "4;30;44" if value > 0 else "30;43"
-        return f"\x1b[{style}m{word}\x1b[0m"
-
-    values = "  ".join(f"{name} {p:.4f}" for name, p in row["probabilities"].items())
-    return f"{row['id']}: {row['label']}  ({values})\n{mark_tokens(row['tokens'], mark)}\n"
 
 
 if __name__ == "__main__":

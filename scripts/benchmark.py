@@ -45,21 +45,21 @@ print(model.score(bag.transform(others), expected))
 """
 
 
-def timed(run):
-    """Call run() -> (seconds, the most memory so far in bytes: of the GPU, or of this process)."""
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    return seconds, peak_memory("cuda" if torch.cuda.is_available() else "cpu") or 0
-
-
 def serve(pipe, build, arguments):
-    """The life of a contender's process: build it, then take a turn whenever asked."""
+    """The life of a contender's process: build it, then take a turn whenever asked.
+
+    Each turn is answered with (seconds, the most memory so far in bytes: of the GPU, or of this
+    process).
+    """
     run = build(*arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     while pipe.recv():
-        pipe.send(timed(run))
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        pipe.send((seconds, peak_memory(device) or 0))
 
 
 def race(title, contenders, options, n_tokens=0, flops=0):
@@ -132,12 +132,13 @@ def race_tokenize(options):
 
 def race_baseline(options):
     script = str(ROOT / "scripts" / "train_logreg.py")
-    contenders = {}
-    for features in ("unigram", "nbsvm"):
-        words = ["--data", options.data, "--out", "OUT", "--features", features]
-        contenders[features] = (whole_command, script, *words)
+    data = str(Path(options.data).resolve())
+    contenders = {
+        features: (whole_command, script, "--data", data, "--features", features)
+        for features in ("unigram", "nbsvm")
+    }
     for name in installed("sklearn"):
-        contenders[name] = (whole_command, "-c", SCIKIT_LEARN, options.data)
+        contenders[name] = (whole_command, "-c", SCIKIT_LEARN, data)
     race("baseline", contenders, options)
 
 

@@ -5,13 +5,12 @@ A contender is built in a process of its own by `train_step`, `greedy_text`, `to
 """
 
 import dataclasses
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -34,10 +33,10 @@ PROMPT = 64  # tokens of a prompt in generate
 class Options:
     model: str = option("124M", "shape, with random weights", choices=tuple(SHAPES))
     task: str = option("both", "of train-step", choices=("classifier", "lm", "both"))
-    batch_size: int = option(None, "rows (default: 4; in generate 1, then 16)", 1)
-    length: int = option(256, "tokens of a row in train-step", low=2)
-    new_tokens: int = option(256, "tokens generated after it", low=1)
-    repeat: int = option(5, "turns that count", low=1)
+    batch_size: int = option(None, "rows (default: 4; in generate 1, then 16)")
+    length: int = option(256, "tokens of a row in train-step")
+    new_tokens: int = option(256, "tokens generated from each prompt")
+    repeat: int = option(5, "turns that count")
     data: str = option("data/imdb", "a prepared folder, for tokenize and baseline")
     precision: str = option("auto", "of products; in generate of weights", choices=PRECISIONS)
     train: str = option("full", "weights that train-step trains", choices=("full", "lora"))
@@ -76,19 +75,13 @@ def transformers_model(options, task):
 
 def nanogpt_model(options):
     """The same weights in nanoGPT."""
-    spec = importlib.util.spec_from_file_location("nanogpt", Path(options.nanogpt, "model.py"))
-    nanogpt = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(nanogpt)
-    config = options.config()
-    names = ("vocab_size", "n_layer", "n_head", "n_embd", "dropout")
-    shape = {name: getattr(config, name) for name in names}
-    model = nanogpt.GPT(nanogpt.GPTConfig(block_size=config.n_positions, bias=True, **shape))
-    weights = {
-        f"transformer.{name}": weight
-        for name, weight in our_model(options, "lm").state_dict().items()
-    }
-    weights["lm_head.weight"] = weights["transformer.wte.weight"]
-    model.load_state_dict(weights)
+    sys.path.insert(0, options.nanogpt)
+    nanogpt = importlib.import_module("model")
+    shape = dataclasses.asdict(options.config())
+    shape["block_size"] = shape.pop("n_positions")
+    del shape["attention_dropout"]  # it has no such option
+    model = nanogpt.GPT(nanogpt.GPTConfig(bias=True, **shape))
+    model.transformer.load_state_dict(our_model(options, "lm").state_dict())  # the head is tied
     return model
 
 
@@ -103,13 +96,12 @@ def train_step(options, who, task, B, T):
     next_ids = ids.roll(-1, dims=1)
     classes = torch.arange(B, device=device.name) % 2
     lengths = torch.full_like(classes, T)
-    if who == "gptft":
-        model = our_model(options, task)
-    elif who == "nanoGPT":
+    if who == "nanoGPT":
         model = nanogpt_model(options)
-    else:
+    elif who == "transformers":
         model = transformers_model(options, task)
-    if who == "gptft":
+    else:
+        model = our_model(options, task)
         body = getattr(model, "transformer", model)
         body.checkpoint_activations = options.checkpoint_activations
         if device.name == "cpu":
@@ -167,12 +159,11 @@ def tokenize(options, who):
 
 
 def whole_command(*words):
-    """A Python command from start to end; "OUT" is a folder that is thrown away."""
+    """A Python command from start to end, in a folder that is thrown away."""
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder, "run"))
-            command = [sys.executable, *(out if word == "OUT" else word for word in words)]
-            subprocess.run(command, check=True, capture_output=True)
+            command = [sys.executable, *words]
+            subprocess.run(command, check=True, capture_output=True, cwd=folder)
 
     return run

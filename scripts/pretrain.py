@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gptft import distributed
 from gptft.checkpoints.folders import load_model
 from gptft.config import TrainOptions, describe_defaults, option, parse_options
-from gptft.data.classification import COLUMNS_HELP
 from gptft.data.documents import (
     WindowBatches,
     Windows,
@@ -40,7 +39,7 @@ EVAL_TOKENS = 100_000  # of each split that are evaluated, about, in whole docum
 N_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 2, 8, 60  # of the samples that are generated at the end
 REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The real run:
   python -m data_prep.imdb
-  python scripts/pretrain.py --data data/imdb --from-scratch --epochs 8 --out runs/pretrain"""
+  python scripts/pretrain.py --data data/imdb --from-scratch"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class Options(TrainOptions):
         "sample (bundled), a prepared folder such as data/imdb, a .jsonl, .json, .csv or .tsv file "
         "of yours, or a .txt file, its documents between blank lines or <|endoftext|>",
     )
-    columns: str = option(None, COLUMNS_HELP)
     out: str = option("runs/pretrain", "run folder")
     beta2: float = 0.99
 
@@ -63,7 +61,7 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    documents = load_documents(options.data, options.seed, options.columns)
+    documents = load_documents(options.data, options.seed)
     tokenizer = Tokenizer()
     token_ids = {split: tokenizer.encode_batch(of) for split, of in documents.splits.items()}
     stream = join_documents(token_ids["train"], tokenizer.eot)

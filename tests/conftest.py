@@ -26,23 +26,6 @@ def shared():
     return SHARED
 
 
-@pytest.fixture
-def refuses(tmp_path, monkeypatch, capsys):
-    """`refuses(run, argv, says)`: run(*argv) exits with 2 and one line with these words.
-
-    It leaves no file behind.
-    """
-    monkeypatch.chdir(tmp_path)
-
-    def check(run, argv, says):
-        assert run(*argv) == 2
-        err = capsys.readouterr().err
-        assert err.startswith("error: ") and err.count("\n") == 1 and says in err
-        assert not list(tmp_path.iterdir())
-
-    return check
-
-
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_not_ignored():
     """Restore the signals that a background job or nohup ignores; training respects both."""

@@ -82,15 +82,15 @@ FAULTS = [
     Fault(
         "end-of-text is not learned",
         "gptft/data/instructions.py",
-        "labels[: len(prompt)] = NOT_LEARNED",
-        "labels[: len(prompt)] = labels[-1:] = NOT_LEARNED",
+        "labels[: self.n_prompt[i]] = NOT_LEARNED",
+        "labels[: self.n_prompt[i]] = labels[-1:] = NOT_LEARNED",
         "test_instructions",
     ),
     Fault(
         "the first token of a response is not learned",
         "gptft/data/instructions.py",
-        "labels[: len(prompt)] = NOT_LEARNED",
-        "labels[: len(prompt) + 1] = NOT_LEARNED",
+        "labels[: self.n_prompt[i]] = NOT_LEARNED",
+        "labels[: self.n_prompt[i] + 1] = NOT_LEARNED",
         "test_instructions",
     ),
     Fault(

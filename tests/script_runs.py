@@ -32,6 +32,23 @@ def write_rows(path, rows):
     return path
 
 
+WORDS = {
+    "good": ["great", "fine", "lovely"],
+    "bad": ["awful", "boring", "dull"],
+    "so-so": ["average", "usual", "plain"],
+}
+
+
+def write_films(path):
+    """Write 120 texts, in each of which one of WORDS reveals the class -> their file."""
+    rows = [
+        {"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label}
+        for i in range(40)
+        for label in WORDS
+    ]
+    return write_rows(path, rows)
+
+
 def save_base(folder):
     """Save a language model with two blocks -> its folder."""
     torch.manual_seed(0)

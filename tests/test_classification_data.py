@@ -1,9 +1,8 @@
 """Labelled texts as reviews, and reviews as token ids."""
 
-import json
-
 import numpy as np
 import pytest
+from script_runs import write_rows
 
 from gptft.data.classification import IMDbDataset, Review, load_reviews
 from gptft.errors import DataError
@@ -12,8 +11,7 @@ from gptft.predict import read_texts
 
 def folder(path, train, val, test):
     for name, rows in (("train", train), ("val", val), ("test", test)):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_rows(path / f"{name}.jsonl", rows)
     return path
 
 
@@ -174,9 +172,3 @@ def test_no_limit(tokenizer):
     dataset = IMDbDataset(REVIEWS, tokenizer)
     assert [tokenizer.decode(list(ids)) for ids, _ in dataset] == TEXTS
     assert len(dataset) == 3
-
-
-@pytest.mark.parametrize("arguments", [{"truncate": "middle"}, {"max_length": 0}])
-def test_bad_arguments(tokenizer, arguments):
-    with pytest.raises(ValueError, match="must be"):
-        IMDbDataset(REVIEWS, tokenizer, **arguments)

@@ -6,6 +6,7 @@ The oracles are each text read on its own, and difference quotients.
 import numpy as np
 import pytest
 import torch
+from toy_run import FP32
 
 from gptft import GPT2Classifier, GPT2Config
 from gptft.data.classification import IMDbDataset, Review
@@ -15,9 +16,7 @@ from gptft.evaluation.classification import (
     log_probabilities,
 )
 from gptft.evaluation.predictions import example_rows, prediction_rows
-from gptft.training.devices import Device
 
-CPU = Device("cpu", "fp32", False, "for tests")
 TEXTS = ["Fine.", "A bad film, and a long one at that.", "Oh no", "naïve 😀 fun", "so-so " * 9]
 REVIEWS = [Review(f"r{i}", i % 3, text) for i, text in enumerate(TEXTS)]
 
@@ -37,7 +36,7 @@ def test_log_probabilities_are_those_of_each_text_alone(model, tokenizer, batch_
     # Rows are sorted by length for speed: each must come back to its place, without dropout.
     dataset = IMDbDataset(REVIEWS, tokenizer, max_length=12)
     rows = np.array([3, 0, 4, 1])
-    found = log_probabilities(model, dataset, CPU, rows, batch_size)
+    found = log_probabilities(model, dataset, FP32, rows, batch_size)
     assert model.training
     model.eval()
     for row, log_probs in zip(rows, found, strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gptft import GPT2, GPT2Config, UserError, load_model
+from gptft import GPT2, GPT2Config, UserError
 from gptft.generation.cuda_graph import RecordableCache
 from gptft.generation.decoding import decode, generate, greedy
 from gptft.generation.sampling import Sampling
@@ -160,16 +160,3 @@ def test_dropout_is_off_and_training_mode_returns(model):
     ids.close()  # a reader that stops halfway
     assert dropping.h[0].attn.training
     assert not torch.is_inference_mode_enabled()
-
-
-def test_known_texts_of_gpt2(tokenizer):
-    folder = Path(__file__).parents[1] / "checkpoints" / "124M"
-    if not folder.is_dir():
-        pytest.skip("needs the pretrained weights in checkpoints/124M")
-    texts = {
-        "Hello, my dog is a little": " bit of a mess. I'm not sure if he's going",
-        "Today, I": "'m going to be doing a lot of research on this. I",
-    }
-    prompts = [tokenizer.encode(text) for text in texts]
-    found = generate(load_model(folder), prompts, 13, temperature=0)
-    assert [tokenizer.decode(ids) for ids in found] == list(texts.values())

@@ -95,7 +95,7 @@ def figures(path):
     "script, argv",
     [
         (finetune_imdb, "--batch-size 7 --micro-batch-size 3"),
-        (finetune_alpaca, "--batch-size 7 --test-prompts 2"),
+        (finetune_alpaca, "--batch-size 7 --template short --test-prompts 2"),
         (pretrain, "--data documents.txt --batch-size 3 --max-length 16"),
     ],
 )
@@ -104,8 +104,8 @@ def test_torchrun_reports_what_one_process_reports(tmp_path, monkeypatch, script
     documents = "\n\n".join(f"document {i} of 100" for i in range(100))
     Path("documents.txt").write_text(documents, encoding="utf-8")
     tiny = (
-        "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 128 --device cpu --precision fp32 "
-        "--dropout 0 --learning-rate 0.003 --max-steps 6 --eval-every 3 "
+        "--n-layer 1 --n-head 2 --n-embd 16 --n-positions 64 --device cpu --precision fp32 "
+        "--dropout 0 --learning-rate 0.003 --max-steps 3 "
     )
     argv = (tiny + argv).split()
     assert script.main([*argv, "--out", "one"]) == 0

@@ -1,12 +1,12 @@
 """Documents joined to a stream and cut into windows: nothing is lost or repeated, and nothing of
 val or test is trained on."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from script_runs import write_rows
 
 from gptft.config import TrainOptions
 from gptft.data.classification import load_reviews
@@ -24,9 +24,7 @@ from gptft.data.documents import (
 
 def write(folder, **files):
     for name, texts in files.items():
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    return folder
+        write_rows(folder / f"{name}.jsonl", [{"text": text} for text in texts])
 
 
 def test_texts_of_val_and_test_are_left_out_of_train(tmp_path):
@@ -41,9 +39,8 @@ def test_texts_of_val_and_test_are_left_out_of_train(tmp_path):
 
 def test_the_split_is_that_of_the_classifier(tmp_path):
     """Otherwise a model pretrained on a file had read the test set of its own fine-tuning."""
-    path = tmp_path / "my.jsonl"
     rows = [{"text": f"text {i}", "label": "ab"[i % 3 == 0]} for i in range(60)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = write_rows(tmp_path / "my.jsonl", rows)
     for seed in range(3):
         reviews = load_reviews(path, seed).splits
         texts = {split: [review.text for review in of] for split, of in reviews.items()}
@@ -53,7 +50,7 @@ def test_the_split_is_that_of_the_classifier(tmp_path):
     assert documents.splits == texts
     assert documents.notes[0] == "text from 'text', label from 'Class'"
     path.write_text('{"body": "a", "class": [1]}\n{"body": "b"}\n{"body": "c"}', encoding="utf-8")
-    assert load_documents(path, 0, "body").notes[0] == "text from 'body', label from 'class'"
+    assert load_documents(path, 0).notes[0] == "text from 'body', label from 'class'"
     sizes = {split: len(texts) for split, texts in load_documents("sample", 0).splits.items()}
     assert sizes == {"train": 480, "val": 120, "test": 200}
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_rows
 
-from gptft import load_model, save_model
+from gptft import load_model
 from gptft.data.instructions import TEMPLATES, load_instructions
 from gptft.evaluation.tasks import load_tasks
 from scripts import finetune_alpaca
@@ -15,7 +15,7 @@ from scripts import finetune_alpaca
 def less_work(monkeypatch):
     monkeypatch.setattr(finetune_alpaca, "TRAIN_ROWS", 24)
     monkeypatch.setattr("gptft.evaluation.instructions.TASK_TOKENS", 8)
-    monkeypatch.setattr("gptft.evaluation.instructions.RESPONSE_TOKENS", 30)
+    monkeypatch.setattr("gptft.evaluation.instructions.RESPONSE_TOKENS", 8)
     monkeypatch.setattr("gptft.evaluation.instructions.load_tasks", lambda: load_tasks()[::50])
 
 
@@ -51,15 +51,14 @@ def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     assert "Responses to test prompts" in (out / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("template", ["short", "special"])
-def test_own_data_is_learned(tmp_path, data, template):
+def test_own_data_is_learned(tmp_path, data):
     # The responses to new instructions are right, and they end.
     out = tmp_path / "run"
-    flags = TINY | dict(data=data, out=out, template=template, epochs=15, eval_every=50)
+    flags = TINY | dict(data=data, out=out, template="special", epochs=15, eval_every=50)
     flags |= dict(learning_rate=0.02, batch_size=8, dropout=0, weight_decay=0, test_prompts=3)
     assert run(finetune_alpaca, **flags) == 0
     results, rows = read(out / "results.json"), read(out / "predictions.jsonl")
-    assert results["template"] == template and results["base"]["test"]["end_of_text"] == 0
+    assert results["template"] == "special" and results["base"]["test"]["end_of_text"] == 0
     for metric in ("end_of_text", "format", "rouge_l"):
         assert results["test"][metric] == 1
     answers = {example.id: example.output for example in load_instructions(data).splits["test"]}
@@ -67,45 +66,30 @@ def test_own_data_is_learned(tmp_path, data, template):
     example = read(out / "examples.jsonl")[0]
     assert example["tuned"] == example["output"] != example["base"]
     model = load_model(out)
-    n_tokens = 50260 if template == "special" else 50257
-    assert (model.template, model.config.vocab_size) == (template, n_tokens)
+    assert (model.template, model.config.vocab_size) == ("special", 50260)
 
 
-@pytest.mark.parametrize(
-    "train, pattern",
-    [
-        ("lora", r".*\.(c_attn|c_fc|c_proj)\.weight"),
-        ("head", "wte"),
-    ],
-)
-def test_train_chooses_the_weights_that_change(tmp_path, data, train, pattern):
+def test_adapters_change_the_matrices_and_no_prompt_need_be_answered(tmp_path, data):
     base, out = save_base(tmp_path / "base"), tmp_path / "run"
-    flags = dict(data=data, model=base, out=out, train=train, precision="fp32", test_prompts=0)
+    flags = dict(data=data, model=base, out=out, train="lora", precision="fp32", test_prompts=0)
     assert run(finetune_alpaca, **flags, max_steps=2, batch_size=8) == 0
     start, tuned = load_model(base), load_model(out)
-    assert changed_names(start, tuned) == {n for n in start.state_dict() if re.match(pattern, n)}
+    matrices = {name for name in start.state_dict() if re.search(r"c_\w+\.weight", name)}
+    assert changed_names(start, tuned) == matrices
     results = read(out / "results.json")
     assert "tasks" not in results and results["test"]["loss"] < results["base"]["test"]["loss"]
     assert read(out / "predictions.jsonl") == []
 
 
-def test_a_tuned_model_keeps_its_template(tmp_path, data, capsys):
+def test_a_tuned_model_keeps_its_template(tmp_path, data):
     a, b = tmp_path / "a", tmp_path / "b"
-    flags = dict(data=data, max_steps=1, test_prompts=1, precision="fp32", overwrite=True)
+    flags = dict(data=data, max_steps=1, test_prompts=1, precision="fp32")
     assert run(finetune_alpaca, **TINY | flags, template="special", out=a) == 0
-    flags |= dict(model=a, out=b)
-    assert run(finetune_alpaca, **flags, loss="all") == 0
+    assert run(finetune_alpaca, **flags, model=a, loss="all", out=b) == 0
     results = read(b / "results.json")
     assert (results["template"], results["learned"]) == ("special", "all")
     val = read(a / "results.json")["val"]
     assert results["base"]["val"]["loss"] == pytest.approx(val["loss"], abs=1e-5)
-    assert run(finetune_alpaca, **flags, template="short") == 0
-    model = load_model(b)
-    assert model.template == "short"
-    model.template = "of 2030"
-    save_model(model, a)
-    assert run(finetune_alpaca, **flags) == 2
-    assert "an unknown template, 'of 2030'" in capsys.readouterr().err
 
 
 def test_inspect_marks_what_is_learned_and_stops(tmp_path, data, capsys, monkeypatch):
@@ -117,8 +101,3 @@ def test_inspect_marks_what_is_learned_and_stops(tmp_path, data, capsys, monkeyp
     assert run(finetune_alpaca, **TINY, data=data, inspect=1, template="short", loss="all") == 0
     assert "[[### User\n" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
-
-
-def test_new_tokens_must_be_trained(refuses):
-    flags = dict(template="special", train="lora")
-    refuses(lambda: run(finetune_alpaca, **flags), [], "would leave new special tokens untrained")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_rows
+from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_films
 
 from gptft import GPT2Classifier, Tokenizer, load_model
 from gptft.data.classification import load_reviews
@@ -13,32 +13,13 @@ from gptft.evaluation.metrics import classification_metrics
 from gptft.report.page import write_page
 from scripts import finetune_alpaca, finetune_imdb, pretrain
 
-WORDS = {
-    "good": ["great", "fine", "lovely"],
-    "bad": ["awful", "boring", "dull"],
-    "so-so": ["average", "usual", "plain"],
-}
-
 
 @pytest.fixture
 def data(tmp_path):
-    """A file of 120 texts, in each of which one word reveals the class."""
-    rows = [
-        {"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label}
-        for i in range(40)
-        for label in WORDS
-    ]
-    return write_rows(tmp_path / "my.jsonl", rows)
+    return write_films(tmp_path / "my.jsonl")
 
 
-@pytest.fixture
-def other_data(tmp_path, data):
-    """The same with another name for one class."""
-    rows = [row | {"label": row["label"].replace("good", "zzz")} for row in read(data)]
-    return write_rows(tmp_path / "other.jsonl", rows)
-
-
-def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
+def test_own_data_is_learned_and_reported(tmp_path, data, capsys):
     out = tmp_path / "run"
     flags = TINY | dict(data=data, out=out, epochs=12, learning_rate=0.01, dropout=0)
     flags |= dict(max_length=4, truncate="tail")
@@ -74,7 +55,8 @@ def test_own_data_is_learned_and_reported(tmp_path, data, other_data, capsys):
     assert run(finetune_imdb, **flags) == 2
     moved = data.rename(tmp_path / "moved.jsonl")
     assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 0
-    assert run(finetune_imdb, **flags | dict(data=other_data), resume=True) == 2
+    moved.write_text(moved.read_text().replace("good", "zzz"))
+    assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 2
     assert "the texts have changed (80 of 120 are new)" in capsys.readouterr().err
     assert read(out / "results.json")["test"] == results["test"]
 
@@ -130,36 +112,6 @@ def test_train_chooses_the_weights_that_change(tmp_path, data, train, pattern):
         ids, lengths = torch.arange(8)[None], torch.tensor([8])
         adapted = load_model(out / "adapter")(ids, lengths)
         torch.testing.assert_close(adapted, tuned(ids, lengths))
-
-
-def test_a_tuned_model_keeps_its_head_for_the_same_classes(tmp_path, data, other_data, capsys):
-    a, b = tmp_path / "a", tmp_path / "b"
-    assert run(finetune_imdb, **TINY, data=data, max_steps=2, out=a) == 0
-    flags = dict(model=a, max_steps=1, learning_rate=0, out=b, precision="fp32", overwrite=True)
-    capsys.readouterr()
-    assert run(finetune_imdb, **flags, data=data) == 0
-    printed = capsys.readouterr().out
-    assert f"{a}, pretrained weights" in printed and "new head" not in printed
-    assert "length 128" in printed  # the default, 512, is lowered to n_positions
-    val = read(a / "results.json")["val"]
-    assert read(b / "results.json")["val"]["loss"] == pytest.approx(val["loss"], abs=1e-5)
-    # Kept for other classes, the head could call every good film bad.
-    assert run(finetune_imdb, **flags, data=other_data) == 0
-    assert "with a new head" in capsys.readouterr().out
-    assert run(finetune_imdb, **flags, data=data, from_scratch=True) == 0
-    assert f"the shape of {a}, random weights" in capsys.readouterr().out
-    assert load_model(b).config.n_embd == 16
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (dict(model="124M"), "python -m data_prep.gpt2 --size 124M"),
-        (dict(max_length=513), "--max-length 513 is above the model's n_positions, 512"),
-    ],
-)
-def test_mistakes_get_one_line_and_leave_nothing(refuses, flags, message):
-    refuses(lambda: run(finetune_imdb, **flags), [], message)
 
 
 @pytest.mark.parametrize("script", [finetune_imdb, finetune_alpaca, pretrain])

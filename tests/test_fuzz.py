@@ -4,8 +4,9 @@ error of the project's own.
     GPTFT_FUZZ_SECONDS=60 python -m pytest -s tests/test_fuzz.py    CPU seconds for each format
 
 Case n of a format comes from a generator seeded with (format, n), so a failure is repeated by its
-number, which goes into KEPT. Bytes are damaged as in mutations.py. JSON is also damaged as values:
-something is removed, doubled, renamed, or replaced by a value that does not belong there.
+number, which goes into KEPT. Bytes are damaged as in mutations.py, which also damages the files of
+weights. JSON is damaged as values too: something is removed, doubled, renamed, or replaced by a
+value that does not belong there.
 """
 
 import contextlib
@@ -192,21 +193,6 @@ def model(source, name):
     return files(make, [f"m/{name}"], read)
 
 
-def checkpoints(damage):
-    """TensorFlow bundles or safetensors, by the campaigns of mutations.py, 25 files a case."""
-
-    def prepare(folder):
-        def case(generator):
-            shutil.rmtree(folder / "x", ignore_errors=True)
-            (folder / "x").mkdir()
-            damage(25, folder / "x", seed=generator.integers(2**32))
-            return "25 files"
-
-        return case
-
-    return prepare
-
-
 def toy_state(folder, resume):
     """A Trainer, and its run folder."""
     trainer = toy_trainer(toy_model(), ToyTexts(8))
@@ -265,8 +251,6 @@ FORMATS = {name: data_file(name, content, read_reviews) for name, content in DAT
     "instructions": data_file("a.jsonl", TASKS + lines({"messages": TURNS}), read_instructions),
     "documents": data_file("a.txt", "One.\n\nTwo é.\n<|endoftext|>\nThree.\n", read_documents),
     "archive": files(lambda folder: archive(folder / "a.tar.gz"), ["a.tar.gz"], read_archive),
-    "tf bundle": checkpoints(mutations.damage_bundles),
-    "safetensors": checkpoints(mutations.damage_safetensors),
     "config.json": model("classifier", "config.json"),
     "adapter_config.json": model("adapter", "adapter_config.json"),
     "hparams.json": model("tf_gpt2", "hparams.json"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from script_runs import read, write_rows
 
 from gptft import GPT2, GPT2Classifier, GPT2Config, save_model
 from gptft.data.instructions import TEMPLATES
@@ -59,10 +60,6 @@ def expected_texts(model, tokenizer, prompts, seed=4):
     return [tokenizer.decode(ids) for ids in found]
 
 
-def write_jsonl(path, records):
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-
-
 def test_prompts_and_instructions_are_continued(model, folder, tokenizer, capsys, pipe):
     prompt = tokenizer.encode("The film")
     (text,) = expected_texts(model, tokenizer, [prompt])
@@ -98,18 +95,16 @@ def test_records_of_a_file_are_answered_in_its_order(model, folder, tokenizer, c
     prompts = [tokenizer.encode(long)] * 2 + [add] * 2 + [hi] * 2
     texts = expected_texts(model, tokenizer, prompts)
     path, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
-    write_jsonl(path, records)
+    write_rows(path, records)
     argv = ("--file", path, "--out", answers, "--batch-size", 2, "--num-samples", 2)
     assert run(capsys, "--model", folder, *argv, *FLAGS).out == ""
-    lines = answers.read_text(encoding="utf-8").splitlines()
-    for i, (line, text) in enumerate(zip(lines, texts, strict=True)):
-        answer = {"response": text, "ended": False}
-        assert json.loads(line) == records[i // 2] | answer
+    for i, (row, text) in enumerate(zip(read(answers), texts, strict=True)):
+        assert row == records[i // 2] | {"response": text, "ended": False}
 
 
 def test_a_prompt_too_long_is_named_before_any_work(folder, capsys, tmp_path):
     path, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
-    write_jsonl(path, [{"prompt": "a"}, {"prompt": "a " * 120}])
+    write_rows(path, [{"prompt": "a"}, {"prompt": "a " * 120}])
     argv = ("--model", folder, "--file", path, "--out", answers)
     assert f"n_positions, 128, {path}, line 2;" in run(capsys, *argv, *FLAGS, code=2).err
     assert not answers.exists()
@@ -135,7 +130,7 @@ def test_a_text_appears_in_whole_characters(folder, tokenizer, capsys, monkeypat
 
 
 def test_a_record_tells_whether_its_text_ended(folder, tokenizer, capsys, monkeypatch, tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Hello"}])
+    write_rows(tmp_path / "a.jsonl", [{"prompt": "Hello"}])
     monkeypatch.setattr("gptft.generate.decode", lambda *args: [(0, 198), (0, tokenizer.eot)])
     out = run(capsys, "--model", folder, "--file", tmp_path / "a.jsonl", *FLAGS).out
     assert json.loads(out) == {"prompt": "Hello", "response": "\n", "ended": True}
@@ -166,20 +161,3 @@ def test_the_newest_language_model_is_the_default(model, tmp_path, monkeypatch, 
         assert find_model() == (Path("runs/1"), "the newest run")
     assert "a classifier generates no text, runs/2" in run(capsys, "--model", "runs/2", code=2).err
     assert "not tuned on instructions, runs/1" in run(capsys, "--instruction", "x", code=2).err
-
-
-@pytest.mark.parametrize(
-    "argv, says",
-    [
-        (["--prompt", "a", "--interactive"], "--prompt and --interactive exclude"),
-        (["--input", "a"], "--input goes with --instruction"),
-        (["--out", "a"], "--out goes with --file"),
-        (["--file", "a.jsonl", "--out", "nowhere/b"], "no such folder, nowhere, for --out"),
-        (["--file", "a.jsonl", "--out", "a.jsonl"], "--out is a folder, or --file itself"),
-        (["--temperature", "-1"], "--temperature must be from 0.0 to 100.0, got -1"),
-        (["--top-p", "0", "--top-k", "0"], "--top-k must be at least 1, got 0; --top-p must be"),
-        (["--model", "nowhere"], "no such model, nowhere"),
-    ],
-)
-def test_mistakes_are_one_line(refuses, argv, says):
-    refuses(main, [argv], says)

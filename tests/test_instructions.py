@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from script_runs import write_rows
 
 from gptft.data.batches import language_model_batch
 from gptft.data.instructions import TEMPLATES, Example, InstructionDataset, load_instructions
@@ -93,7 +94,7 @@ def test_examples_that_are_too_long(tokenizer, room):
     assert learned_text(dataset, 0, tokenizer) == kept
     assert len(dataset[0][0]) == dataset.lengths[0] == n_prompt + min(room, 11)
     assert dataset.n_cut == (room < 11)
-    assert f"dropped 1 whose prompt fills {n_prompt + room} tokens" in dataset.note()
+    assert f"at {n_prompt + room} tokens: " in dataset.note() and "dropped 1 " in dataset.note()
     with pytest.raises(DataError, match=f"every prompt fills the {n_prompt} tokens"):
         InstructionDataset(examples, tokenizer, "short", max_length=n_prompt)
 
@@ -117,8 +118,7 @@ def test_a_batch_of_examples(tokenizer):
 
 
 def load(path, rows, seed=0):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return load_instructions(path, seed)
+    return load_instructions(write_rows(path, rows), seed)
 
 
 def test_the_bundled_sample():

@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from toy_run import FP32
 
 from gptft import GPT2, GPT2Config
 from gptft.data.documents import join_documents
 from gptft.evaluation.language_model import document_loss
-from gptft.training.devices import Device
 
-CPU = Device("cpu", "fp32", False, "for tests")
 TEXTS = ["naïve", "a b c d e f g"]
 N_BYTES = 6 + 13
 
@@ -32,7 +31,7 @@ def stream(tokenizer):
 def test_units_of_a_uniform_model(model, stream, length):
     # It gives each of V tokens the probability 1 / V, however the windows divide the stream.
     torch.nn.init.zeros_(model.ln_f.weight)
-    m = document_loss(model, stream, length, len(TEXTS), N_BYTES, CPU)
+    m = document_loss(model, stream, length, len(TEXTS), N_BYTES, FP32)
     n, V = len(stream), 50257
     assert m == {
         "n": 2,
@@ -47,7 +46,7 @@ def test_units_of_a_uniform_model(model, stream, length):
 def test_document_loss_is_the_mean_over_tokens(model, stream, window_tokens, monkeypatch):
     # Windows of 4; the last one reaches around to the start, where nothing is counted twice.
     monkeypatch.setattr("gptft.evaluation.language_model.WINDOW_TOKENS", window_tokens)
-    m = document_loss(model, stream, 4, 2, N_BYTES, CPU)
+    m = document_loss(model, stream, 4, 2, N_BYTES, FP32)
     assert model.training  # again, and dropout was off
     model.eval()
     around = torch.from_numpy(np.concatenate([stream, stream]).astype(np.int64))

@@ -68,15 +68,17 @@ def test_exact_mcnemar():
 
 def test_roc_curve_with_equal_scores():
     # Of 4 pairs the positive row is ahead in 3 and level in one, which counts half.
-    false_rate, true_rate, area = roc_curve([True, False, True, False], [0.9, 0.8, 0.8, 0.3])
+    scores = np.array([0.9, 0.8, 0.8, 0.3])
+    false_rate, true_rate, area = roc_curve(np.array([True, False, True, False]), scores)
     assert false_rate.tolist() == [0, 0, 0.5, 1]
     assert true_rate.tolist() == [0, 0.5, 1, 1]
     assert area == 3.5 / 4
-    assert math.isnan(roc_curve([True, True], [0.1, 0.2])[2])
+    assert math.isnan(roc_curve(scores > 0, scores)[2])
 
 
 def test_calibration():
     # A confidence of 1 belongs to the last bin.
-    bins, error = calibration([0.95, 0.55, 0.95, 1.0], [True, True, False, True])
+    correct = np.array([True, True, False, True])
+    bins, error = calibration(np.array([0.95, 0.55, 0.95, 1.0]), correct)
     assert bins == [(0.55, 1, 1), (pytest.approx(2.9 / 3), 2, 3)]
     assert error == pytest.approx((0.45 + 0.9) / 4)

@@ -62,13 +62,6 @@ def test_logits_loss_and_gradients_equal_transformers(fixture, reference_model):
         assert (p.grad - expected).norm() <= 1e-5 * expected.norm(), name
 
 
-def test_classifier_equals_transformers_on_a_padded_batch(fixture, reference_model):
-    model = GPT2Classifier(TINY, n_classes=3, body=reference_model).eval()
-    model.score.weight.data = fixture["score"]
-    logits = model(fixture["padded"], fixture["lengths"])
-    assert_close(logits, fixture["class_logits"], 1e-5)
-
-
 @pytest.mark.parametrize("width, pad_id, order", [(17, 96, [0, 1, 2]), (24, 0, [2, 0, 1])])
 def test_class_logits_do_not_depend_on_the_batch(width, pad_id, order):
     # The classic mistake is to read a padding position.

@@ -65,24 +65,6 @@ def test_overwrite_deletes_only_what_a_run_writes(run):
 
 
 @pytest.mark.parametrize(
-    "flags, file, says",
-    [
-        (["resume", "overwrite"], "other", "exclude each other"),
-        (["resume"], "out/run.json", "no saved state to resume"),
-        ([], "out/thesis.txt", "files of something else"),
-        (["overwrite"], "out/thesis.txt", "files of something else"),
-    ],
-)
-def test_folder_that_does_not_fit_the_flags_is_refused(tmp_path, flags, file, says):
-    write_to = tmp_path / file
-    write_to.parent.mkdir(exist_ok=True)
-    write_to.touch()
-    with pytest.raises(UserError, match=says):
-        open_run(tmp_path / "out", [], OPTIONS, **dict.fromkeys(flags, True))
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [write_to]
-
-
-@pytest.mark.parametrize(
     "name, value, says",
     [
         ("epochs", 5, "epochs was 3, is 5"),

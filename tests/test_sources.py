@@ -5,6 +5,7 @@ import json
 from collections import Counter
 
 import pytest
+from script_runs import write_rows
 
 from gptft.data.records import label_field, text_field
 from gptft.data.sources import load_splits, split_seeded
@@ -67,11 +68,6 @@ def rows(n, start=0, **more):
     return [{"text": f"text {i}", "label": i % 2, **more} for i in range(start, start + n)]
 
 
-def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 NAMED = "text from 'text', label from 'label'"
 
 
@@ -84,7 +80,7 @@ def sizes(source):
 
 
 def test_one_file_is_split_80_10_10(tmp_path):
-    path = jsonl(tmp_path / "mine.jsonl", rows(200))
+    path = write_rows(tmp_path / "mine.jsonl", rows(200))
     source = load(path, seed=3)
     assert sizes(source) == {"train": 160, "val": 20, "test": 20}
     split = "split 20 for val and 20 for test off 200 training records (seed 3)"
@@ -109,9 +105,9 @@ def test_the_layout_of_acl_imdb(tmp_path):
 def test_a_split_field_is_obeyed(tmp_path):
     """The user's own test set stays the test set; a missing val is split off train."""
     test = rows(10, 100, split="test")
-    dev = rows(3, 110, split="dev")
-    assert len(load(jsonl(tmp_path / "b.jsonl", rows(9, split="train") + dev)).splits["val"]) == 3
-    source = load(jsonl(tmp_path / "a.jsonl", rows(50, split="train") + test))
+    dev = rows(9, split="train") + rows(3, 110, split="dev")
+    assert sizes(load(write_rows(tmp_path / "b.jsonl", dev)))["val"] == 3
+    source = load(write_rows(tmp_path / "a.jsonl", rows(50, split="train") + test))
     assert sizes(source) == {"train": 45, "val": 5, "test": 10}
     assert [record.fields for record in source.splits["test"]] == test
 
@@ -121,7 +117,7 @@ def test_a_split_field_is_obeyed(tmp_path):
 )
 def test_a_folder(tmp_path, name):
     """The files may have different formats, and a column `split` that means something else."""
-    jsonl(tmp_path / "train.jsonl", rows(100, split=["by length"]))
+    write_rows(tmp_path / "train.jsonl", rows(100, split=["by length"]))
     test = "".join(f"{i % 2}\theld out {i}\n" for i in range(30))
     (tmp_path / "test.tsv").write_text(f"label\ttext\n{test}", encoding="utf-8")
     source = load(tmp_path)
@@ -139,7 +135,7 @@ def test_a_folder(tmp_path, name):
 
 def test_texts_in_two_splits_are_reported(tmp_path):
     for split, n, start in (("train", 20, 0), ("val", 5, 19), ("test", 10, 15)):
-        jsonl(tmp_path / f"{split}.jsonl", rows(n, start))
+        write_rows(tmp_path / f"{split}.jsonl", rows(n, start))
     assert load(tmp_path).notes[1:] == [
         "1 text in both train and val",
         "5 texts in both train and test",

@@ -66,9 +66,8 @@ def test_a_changed_merge_list_is_refused(tmp_path):
     """Line ends turned to CRLF by git or an editor would shift every token."""
     changed = tmp_path / "vocab.bpe"
     changed.write_bytes(module.VOCAB_BPE.read_bytes().replace(b"\n", b"\r\n"))
-    for path, message in ((changed, "merge list has changed"), (tmp_path / "absent", "can't read")):
-        with pytest.raises(CheckpointError, match=message):
-            read_vocabulary(path)
+    with pytest.raises(CheckpointError, match="merge list has changed"):
+        read_vocabulary(changed)
 
 
 def test_endless_blanks(tokenizer, monkeypatch):

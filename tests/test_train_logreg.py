@@ -1,32 +1,23 @@
 """scripts/train_logreg.py from the command line, on the bundled reviews and on other data."""
 
-import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from script_runs import WORDS, read, write_films
 
 from scripts import train_logreg
-
-WORDS = {
-    "bad": ["awful", "boring", "dull"],
-    "good": ["great", "fine", "lovely"],
-    "loss": ["usual", "plain", "mixed"],
-}
 
 
 def run(*argv):
     return train_logreg.main([*map(str, argv)])
 
 
-def read(folder):
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return results, [json.loads(line) for line in lines]
+def outcome(folder):
+    """The results and the predictions of a run."""
+    return read(folder / "results.json"), read(folder / "predictions.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +28,7 @@ def nbsvm(tmp_path_factory):
 
 
 def test_results_of_the_bundled_reviews(nbsvm):
-    results, rows = read(nbsvm)
+    results, rows = outcome(nbsvm)
     sizes = {"train": 480, "val": 120, "test": 200, "test_refit": 200, "implied": 640}
     assert {split: results[split]["n"] for split in sizes} == sizes
     assert results["test"]["accuracy"] > 0.85 and results["test_refit"]["accuracy"] > 0.88
@@ -54,9 +45,9 @@ def test_model_file_is_enough_to_predict(nbsvm):
     model = np.load(nbsvm / "model.npz", allow_pickle=False)
     columns = {g: c for c, g in enumerate(model["ngrams"].item().decode("utf-8").split("\n"))}
     weights, bias, ratios = (model[name][1] for name in ("weights", "bias", "ratios"))
-    lines = (ROOT / "gptft/assets/samples/reviews.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = {record["id"]: record["text"] for record in map(json.loads, lines)}
-    for row in read(nbsvm)[1][:20]:
+    records = read(ROOT / "gptft/assets/samples/reviews.jsonl")
+    texts = {record["id"]: record["text"] for record in records}
+    for row in outcome(nbsvm)[1][:20]:
         words = re.findall(r"\w+|[^\w\s]", texts[row["id"]].lower())
         ngrams = {" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words))}
         present = [columns[ngram] for ngram in ngrams & set(columns)]
@@ -72,54 +63,23 @@ def test_run_without_arguments(tmp_path, monkeypatch, capsys, nbsvm):
     printed = capsys.readouterr().out
     assert "python scripts/train_logreg.py --data data/imdb" in printed
     assert "480 train, 120 val, 200 test, 640 implied" in printed and "converged" in printed
-    record = json.loads((tmp_path / "runs/logreg/run.json").read_text(encoding="utf-8"))
-    assert record["command"] == "python scripts/train_logreg.py"
+    assert read(tmp_path / "runs/logreg/run.json")["command"] == "python scripts/train_logreg.py"
     # The same command gives the same numbers.
     first, again = (folder / "predictions.jsonl" for folder in (nbsvm, tmp_path / "runs/logreg"))
     assert first.read_bytes() == again.read_bytes()
     assert run() == 2 and "already holds results" in capsys.readouterr().err
     assert run("--overwrite", "--features", "unigram", "--C", 0.5) == 0
-    results, _ = read(tmp_path / "runs/logreg")
+    results, _ = outcome(tmp_path / "runs/logreg")
     assert results["C"] == 0.5 and "test_refit" not in results
     assert capsys.readouterr().out.count("loss on val") == 1
 
 
 @pytest.mark.parametrize("features", ["nbsvm", "unigram"])
 def test_three_classes(tmp_path, features):
-    rows = [
-        {"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label}
-        for i in range(40)
-        for label in WORDS
-    ]
-    path = tmp_path / "my.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = write_films(tmp_path / "my.jsonl")
     assert run("--data", path, "--features", features, "--out", tmp_path / "run") == 0
-    results, predictions = read(tmp_path / "run")
+    results, predictions = outcome(tmp_path / "run")
     assert results["classes"] == sorted(WORDS) and results["test"]["accuracy"] == 1.0
     assert all(row["probabilities"][row["label"]] > 0.5 for row in predictions)
     for label, ngrams in results["strongest"].items():
         assert all(set(ngram.split()) & set(WORDS[label]) for ngram in ngrams[:3])
-
-
-@pytest.mark.parametrize(
-    "argv, words",
-    [
-        (["--data", "no/such.jsonl"], "no/such.jsonl"),
-        (["--data", "data/absent/imdb"], "python -m data_prep.imdb"),
-        (["--features", "bigram"], "--features"),
-        (["--C", "0"], "--C must be from 1e-09 to 1000000000.0, got 0.0"),
-        (["--C", "nan"], "--C must be from 1e-09"),
-        (["--C", "x"], "--C"),
-        (["--l1", "1"], "--l1"),
-    ],
-)
-def test_mistakes_get_one_line_and_leave_nothing(refuses, argv, words):
-    refuses(run, argv, words)
-
-
-def test_torch_is_not_loaded():
-    # It would add a second to every run.
-    code = "import sys; from scripts import train_logreg; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert not {"torch", "tiktoken"} & set(done.stdout.split())

@@ -58,7 +58,8 @@ class SparseMatrix(NamedTuple):
         """The product X.T @ x: (N,) -> (D,), both float64."""
         values = (self.row_scale * x).take(self.rows)  # (n_ones,)
         product = np.zeros(self.shape[1])
-        product[self.columns[self.starts]] = np.add.reduceat(values, self.starts)
+        filled = self.columns[self.starts]
+        product[filled] = np.add.reduceat(values, self.starts)
         return self.column_scale * product
 
 
@@ -122,17 +123,15 @@ def count_ngrams(
     for n in range(1, max_n + 1):
         if n > 1:  # keys of the n-grams whose two (n-1)-grams have columns
             known = column_at >= 0
-            same_text = rows[:-1] == rows[1:]
-            starts = np.flatnonzero(known[:-1] & known[1:] & same_text)
+            starts = np.flatnonzero(known[:-1] & known[1:] & (rows[:-1] == rows[1:]))
             prefix = column_at[starts].astype(np.int64)
             keys = prefix * len(words) + numbers[starts + n - 1]
 
         # Columns. A stable sort keeps equal n-grams in the order of the texts.
         order = np.argsort(keys, kind="stable")
         starts = starts[order]
-        keys = keys[order]
         texts_of = rows[starts]
-        columns, is_first, kept = _choose_columns(keys, texts_of, n_fit, min_texts)
+        columns, is_first, kept = _choose_columns(keys[order], texts_of, n_fit, min_texts)
         columns[columns >= 0] += len(ngrams)
         column_at = np.full(len(numbers), -1, np.int32)  # of the n-gram that starts at a word
         column_at[starts] = columns
@@ -154,9 +153,7 @@ def count_ngrams(
                 prefix, last = divmod(key, len(words))
                 ngrams.append(f"{ngrams[prefix]} {words[last]}")
 
-    rows = np.concatenate(all_rows)
-    columns = np.concatenate(all_columns)
-    return Bag(rows, columns, ngrams, len(numbers))
+    return Bag(np.concatenate(all_rows), np.concatenate(all_columns), ngrams, len(numbers))
 
 
 def _choose_columns(keys, rows, n_fit, min_texts):

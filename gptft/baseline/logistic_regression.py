@@ -70,7 +70,9 @@ def lbfgs(function, x, diagonal, tolerance=TOLERANCE):
         product = inner(step, change)
         if product > 0:  # always, for a convex function, but for rounding
             history.append((step, change, product))
-        x, value, gradient = x + step, new_value, new_gradient
+        x = x + step
+        value = new_value
+        gradient = new_gradient
     return x, False
 
 
@@ -248,8 +250,7 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda line: None
     """
     nbsvm = features == "nbsvm"
     n_classes = len(reviews.classes)
-    labels = {}
-    texts = []
+    labels, texts = {}, []
     for split, rows in reviews.splits.items():
         labels[split] = np.array([review.label for review in rows])
         texts += [review.text for review in rows]
@@ -293,6 +294,5 @@ def train_baseline(reviews, features, C=None, refit=False, say=lambda line: None
         refitted = fit(bag.matrix(0, n_fit), y, n_classes, model.C, nbsvm, model)
         _, metrics["test_refit"] = evaluate(refitted, "test")
     for k, name in enumerate(reviews.classes):
-        columns = model.strongest(k, N_STRONGEST)
-        strongest[name] = [bag.ngrams[column] for column in columns]
+        strongest[name] = [bag.ngrams[column] for column in model.strongest(k, N_STRONGEST)]
     return Baseline(model, bag, log_probs, metrics, strongest)

@@ -123,9 +123,7 @@ def _read_header(content):
         raise ValueError(f"the header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError("__metadata__ does not map strings to strings")
+    header.pop("__metadata__", None)
     return header, 8 + length
 
 

@@ -37,21 +37,18 @@ class Batch(NamedTuple):
 
     def to(self, device):
         """The batch with its tensors on a device. Copies to a GPU don't wait."""
-
-        def move(tensor):
-            if device == "cpu":
-                return tensor
-            return tensor.pin_memory().to(device, non_blocking=True)
-
-        inputs = tuple(move(tensor) for tensor in self.inputs)
-        targets = move(self.targets)
-        return self._replace(inputs=inputs, targets=targets)
+        if device == "cpu":
+            return self
+        *inputs, targets = [
+            tensor.pin_memory().to(device, non_blocking=True)
+            for tensor in (*self.inputs, self.targets)
+        ]
+        return self._replace(inputs=tuple(inputs), targets=targets)
 
 
 def bucket_length(length, limit=None):
     """The padded length of a batch whose longest row has `length` tokens, at most `limit`."""
-    fitting = [bucket for bucket in BUCKETS if bucket >= length]
-    padded = fitting[0] if fitting else length
+    padded = next((bucket for bucket in BUCKETS if bucket >= length), length)
     return min(padded, limit or padded)
 
 
@@ -65,8 +62,7 @@ def pad(rows, length, value):
 
 def classifier_batch(dataset, rows):
     """Rows of a dataset of (token_ids, label) -> Batch."""
-    examples = [dataset[int(row)] for row in rows]
-    token_ids, labels = zip(*examples)
+    token_ids, labels = zip(*(dataset[row] for row in rows))
     lengths = torch.tensor([len(ids) for ids in token_ids])
     T = bucket_length(int(lengths.max()), dataset.max_length)
     return Batch(
@@ -86,8 +82,7 @@ def language_model_batch(dataset, rows):
 
         token_ids   A  B  C        labels   -100  B  C        targets   B  C  -100
     """
-    examples = [dataset[int(row)] for row in rows]
-    token_ids, labels = zip(*examples)
+    token_ids, labels = zip(*(dataset[row] for row in rows))
     lengths = [len(ids) for ids in token_ids]
     T = bucket_length(max(lengths), dataset.max_length)
     shifted = [ids[1:] for ids in labels]
@@ -118,7 +113,7 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     batches = [batches[i] for i in rng.permutation(len(batches))]
     if epoch == 0:
         sizes = [len(batch) * lengths[batch].max() for batch in batches]
-        largest = batches.pop(int(np.argmax(sizes)))
+        largest = batches.pop(np.argmax(sizes))
         batches.insert(0, largest)
     return batches
 
@@ -163,14 +158,12 @@ class TrainBatches:
             # The process must join the all-reduce; with n = 0 it contributes no gradient.
             batch = self.collate(self.dataset, rows[:1])
             nothing = torch.full_like(batch.targets, IGNORED)
-            batch = batch._replace(targets=nothing, n=0, n_tokens=0)
-            return [batch]
+            return [batch._replace(targets=nothing, n=0, n_tokens=0)]
         size = self.options.micro_batch_size or len(own)
-        micro_batches = []
-        for start in range(0, len(own), size):
-            part = own[start : start + size]
-            micro_batches.append(self.collate(self.dataset, part))
-        return micro_batches
+        return [
+            self.collate(self.dataset, own[start : start + size])
+            for start in range(0, len(own), size)
+        ]
 
 
 def eval_batches(dataset, collate, batch_size=EVAL_BATCH, rows=None):
@@ -180,10 +173,8 @@ def eval_batches(dataset, collate, batch_size=EVAL_BATCH, rows=None):
     """
     if rows is None:
         rows = np.arange(len(dataset))
-    lengths = dataset.lengths[rows]
-    longest_first = np.argsort(-lengths, kind="stable")
+    longest_first = np.argsort(-dataset.lengths[rows], kind="stable")
     rows = rows[longest_first]
     own = rows[distributed.rank() :: distributed.world_size()]
     for start in range(0, len(own), batch_size):
-        part = own[start : start + batch_size]
-        yield collate(dataset, part)
+        yield collate(dataset, own[start : start + batch_size])

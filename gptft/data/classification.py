@@ -1,8 +1,8 @@
 """Labelled texts: film reviews, or any other classes of text.
 
 `load_reviews` turns a source (see sources.py) into reviews with integer labels. `IMDbDataset` turns
-reviews into token ids and labels. A review longer than `max_length` is cut when it is accessed;
-where it is cut matters, because reviewers tend to give their verdict at the end.
+reviews into token ids and labels. A review longer than `max_length` is cut; where it is cut
+matters, because reviewers tend to give their verdict at the end.
 
 Source: Maas et al. 2011 (the data); Sun et al. 2019, "How to Fine-Tune BERT for Text
 Classification?", section 5.3.1 (truncation: head and tail together did best on IMDb).
@@ -11,7 +11,6 @@ Next on the evening's path: data/batches.py.
 """
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +60,12 @@ def load_reviews(source="sample", seed=0, columns=None):
     """
     found = load_splits(source, "reviews.jsonl", seed, [text_field], label_field, columns)
     records = dict(found.splits)
-    labels = _labels_of(records, bool(columns) and columns[0].isdigit())
+    labels = _labels_of(records["train"])
     if source == "sample":
+        classes = SENTIMENTS
         records["implied"] = read_records(SAMPLES / "reviews_implied.jsonl")
-    classes = SENTIMENTS if source == "sample" else _class_names(Path(source), labels)
+    else:
+        classes = _class_names(Path(source), labels)
     index = {label: i for i, label in enumerate(labels)}
     splits = {split: _reviews(rows, index) for split, rows in records.items()}
     pairs = {(review.text, review.label) for rows in splits.values() for review in rows}
@@ -74,24 +75,12 @@ def load_reviews(source="sample", seed=0, columns=None):
     return ReviewSet(found.name, list(classes), splits, found.notes)
 
 
-def _labels_of(splits, numbered):
-    """The different labels of the training records: integers in order, names in alphabetical
-    order.
-
-    If columns are `numbered`, a first line whose label occurs nowhere else is taken for a header.
-    """
-    records = [record for of_split in splits.values() for record in of_split]
-    counts = Counter(label_field(record) for record in records)
-    for record in records:
-        if numbered and record.number == 1 and counts[label_field(record)] == 1:
-            what = f"the label '{label_field(record)}' occurs only here, {record.place}"
-            raise DataError(f"{what}; if this is a header, use its names: --columns TEXT,LABEL")
-    labels = sorted({label_field(record) for record in splits["train"]})
+def _labels_of(records):
+    """The different labels of records: integers in order, names in alphabetical order."""
+    labels = sorted({label_field(record) for record in records})
     if len(labels) < 2:
         what = f"all training records have the label '{labels[0]}'"
-        hint = "a classifier needs two classes or more"
-        if len(counts) > 1:
-            hint = "the others are in val or test: add records, or change --seed"
+        hint = "add records of another class, or change --seed if val or test have some"
         raise DataError(f"{what}, {records[0].path}; {hint}")
     try:
         return sorted(labels, key=int)
@@ -142,28 +131,24 @@ class IMDbDataset:
     """
 
     def __init__(self, reviews, tokenizer, max_length=None, truncate="head+tail"):
-        if truncate not in TRUNCATE:
-            raise ValueError(f"truncate must be one of {', '.join(TRUNCATE)}, not {truncate!r}")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length must be at least 1, not {max_length}")
-        self.reviews = reviews
         self.max_length = max_length
-        self.truncate = truncate
-        self.token_ids = tokenizer.encode_batch([review.text for review in reviews])
-        self.labels = np.array([review.label for review in reviews], dtype=np.int64)
-        lengths = np.array([len(ids) for ids in self.token_ids], dtype=np.int64)
-        self.lengths = np.minimum(lengths, max_length) if max_length else lengths
+        encoded = tokenizer.encode_batch([review.text for review in reviews])
+        self.token_ids = [cut(ids, max_length, truncate) for ids in encoded]
+        self.labels = np.array([review.label for review in reviews])
+        self.lengths = np.array([len(ids) for ids in self.token_ids])
 
     def __len__(self):
-        return len(self.reviews)
+        return len(self.token_ids)
 
     def __getitem__(self, i):
-        token_ids = self.token_ids[i]
-        label = int(self.labels[i])
-        limit = self.max_length or len(token_ids)
-        if len(token_ids) <= limit:
-            return token_ids, label
-        n_head = {"head": limit, "tail": 0, "head+tail": limit // 4}[self.truncate]
-        n_tail = limit - n_head
-        head, tail = token_ids[:n_head], token_ids[len(token_ids) - n_tail :]
-        return np.concatenate([head, tail]), label
+        return self.token_ids[i], int(self.labels[i])
+
+
+def cut(token_ids, limit, truncate):
+    """(n,) token ids -> at most `limit` of them, the part that `truncate` names."""
+    n = len(token_ids)
+    if limit is None or n <= limit:
+        return token_ids
+    n_head = {"head": limit, "tail": 0, "head+tail": limit // 4}[truncate]
+    n_tail = limit - n_head
+    return np.concatenate([token_ids[:n_head], token_ids[n - n_tail :]])

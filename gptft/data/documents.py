@@ -24,11 +24,11 @@ from gptft.errors import DataError
 from gptft.speed import IGNORED
 
 
-def load_documents(data, seed, columns=None):
+def load_documents(data, seed):
     """Read what `--data` names -> Source, whose splits are lists of str.
 
-    data, seed, columns: as in `load_splits`. A folder's unsup.jsonl belongs to train. A source with
-    labels is split as the classifier's script splits it.
+    data, seed: as in `load_splits`. A folder's unsup.jsonl belongs to train. A source with labels
+    is split as the classifier's script splits it.
 
     Raises DataError.
     """
@@ -40,7 +40,7 @@ def load_documents(data, seed, columns=None):
         except DataError:
             return ""
 
-    source = load_splits(data, "reviews.jsonl", seed, [text_field], label_of, columns)
+    source = load_splits(data, "reviews.jsonl", seed, [text_field], label_of)
     splits = {
         split: [text_field(record) for record in records]
         for split, records in source.splits.items()
@@ -112,7 +112,7 @@ class Windows:
 
 def window_batch(windows, rows):
     """Windows of the given numbers -> Batch."""
-    examples = [windows[int(row)] for row in rows]
+    examples = [windows[row] for row in rows]
     token_ids, targets = zip(*examples)
     token_ids = torch.from_numpy(np.stack(token_ids))  # (B, T)
     targets = torch.from_numpy(np.stack(targets))  # (B, T)

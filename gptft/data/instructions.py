@@ -13,17 +13,15 @@ Wang et al. 2022, "Self-Instruct" (instruction, input, output).
 Next on the evening's path: generation/sampling.py.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-from gptft.data.records import ids_of, text_field
-from gptft.data.sources import load_splits
+from gptft.data.records import field, ids_of, text_field
+from gptft.data.sources import first_exchange, load_splits
 from gptft.errors import DataError
 
 WANTED = ("messages", "instruction", "input", "output")  # fields; see `name_fields`
-ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 NOT_LEARNED = -100  # the label of a prompt token; torch's cross-entropy ignores it
 
 
@@ -51,7 +49,7 @@ class Template(NamedTuple):
 
     def text(self, instruction, input=""):
         """The whole prompt, a str."""
-        return "".join(self.before) + self.fill(instruction, input) + "".join(self.after)
+        return "".join([*self.before, self.fill(instruction, input), *self.after])
 
     def encode(self, tokenizer, instruction, input=""):
         """The whole prompt -> list[int]. The tokenizer must know the template's special tokens."""
@@ -130,7 +128,7 @@ def load_instructions(source="sample", seed=0):
 
     keys = [instruction_of, prompt_of]
     found = load_splits(source, "instructions.jsonl", seed, keys, wanted=WANTED)
-    splits, notes = {}, list(found.notes)
+    splits, notes = {}, found.notes
     for split, records in found.splits.items():
         examples, more = read_examples(records)
         notes += [f"{split}: {note}" for note in more]
@@ -141,7 +139,7 @@ def load_instructions(source="sample", seed=0):
         if not splits[split]:
             hint = "add examples with a response"
             raise DataError(f"every output of {split} is empty, {records[0].path}; {hint}")
-    return found._replace(splits=splits, notes=notes)
+    return found._replace(splits=splits)
 
 
 def read_examples(records):
@@ -159,15 +157,14 @@ def read_examples(records):
 def read_example(record):
     """A Record -> Example, its texts stripped of outer white space; the output may be empty.
 
-    The fields are `instruction`, `output` and perhaps `input`. Or `messages`, of which the first
-    turn of a user that an assistant answers is taken, after the system's turn if there is one. A
-    turn is {"role": "user", "content": ...} or {"from": "human", "value": ...}. `name_fields` has
-    given the fields these names. The id is the field `id`, or else the record's number.
+    The fields are `instruction`, `output` and perhaps `input`, or `messages`, of which
+    `first_exchange` makes the other two. `name_fields` has given the fields these names. The id is
+    the field `id`, or else the record's number.
 
     Raises DataError, naming the record.
     """
     if "messages" in record.fields:
-        record = _first_exchange(record)
+        record = first_exchange(record)
     return Example(
         record.fields.get("id", record.number),
         text_field(record, "instruction").strip(),
@@ -176,28 +173,9 @@ def read_example(record):
     )
 
 
-def _first_exchange(record):
-    """A record with messages -> the same with `instruction` and `output`."""
-    messages = record.fields["messages"]
-    turns = []
-    for turn in messages if isinstance(messages, list) else []:
-        if isinstance(turn, dict):
-            role = str(turn.get("role", turn.get("from")))
-            text = turn.get("content", turn.get("value"))
-            if isinstance(text, str):
-                turns.append((ROLES.get(role, role), text.strip()))
-    system = [text for role, text in turns[:1] if role == "system" and text]
-    for (role, question), (other, answer) in itertools.pairwise(turns):
-        if (role, other) == ("user", "assistant"):
-            fields = {"instruction": "\n\n".join([*system, question]), "output": answer}
-            return record._replace(fields=record.fields | fields | {"input": ""})
-    what = "no turn of a user that an assistant answers in messages"
-    raise DataError(f"{what}, {record.place}; repair or remove the record")
-
-
 def _optional_text(record, name):
     """As `text_field`, but "" for a field that is null or blank."""
-    value = record.fields.get(name, "missing")  # text_field reports a missing field
+    value = field(record, name)
     if value is None or (isinstance(value, str) and not value.strip()):
         return ""
     return text_field(record, name).strip()
@@ -235,45 +213,42 @@ class InstructionDataset:
         if loss not in ("response", "all"):
             raise ValueError(f"loss must be 'response' or 'all', not {loss!r}")
         wording = TEMPLATES[template]
+        before, after = wording.special_ids(tokenizer)
+        prompts = [wording.fill(example.instruction, example.input) for example in examples]
+        prompts = tokenizer.encode_batch(prompts)
+        responses = tokenizer.encode_batch([example.output for example in examples])
         self.loss = loss
         self.max_length = max_length
-        self.before, self.after = wording.special_ids(tokenizer)
-        self.eot = tokenizer.eot
-        prompts = [wording.fill(example.instruction, example.input) for example in examples]
-        self.prompts = tokenizer.encode_batch(prompts)
-        self.responses = tokenizer.encode_batch([example.output for example in examples])
-
-        n_special = len(self.before) + len(self.after)
-        n_prompt = np.array([len(ids) for ids in self.prompts]) + n_special
-        n_whole = n_prompt + [len(ids) + 1 for ids in self.responses]
-        limit = max_length or n_whole.max()
-        self.rows = np.flatnonzero(n_prompt < limit)  # of the examples that were given
-        if not len(self.rows):
-            what = f"every prompt fills the {limit} tokens of --max-length"
+        self.examples, self.token_ids, self.n_prompt = [], [], []
+        self.n_cut = 0
+        for example, prompt, response in zip(examples, prompts, responses):
+            n_prompt = len(before) + len(prompt) + len(after)
+            token_ids = np.concatenate([before, prompt, after, response, [tokenizer.eot]])
+            limit = max_length or len(token_ids)
+            if n_prompt < limit:
+                self.examples.append(example)
+                self.n_prompt.append(n_prompt)
+                self.token_ids.append(token_ids[:limit].astype(np.uint16))
+                self.n_cut += len(token_ids) > limit
+        if not self.examples:
+            what = f"every prompt fills the {max_length} tokens of --max-length"
             raise DataError(f"{what}; raise it, or shorten the instructions")
-        self.examples = [examples[row] for row in self.rows]
-        self.lengths = np.minimum(n_whole, limit)[self.rows]
-        self.n_cut = int((n_whole[self.rows] > limit).sum())
-        self.n_dropped = len(examples) - len(self.rows)
+        self.n_dropped = len(examples) - len(self.examples)
+        self.lengths = np.array([len(ids) for ids in self.token_ids])
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.examples)
 
     def __getitem__(self, i):
-        row = self.rows[i]
-        prompt = np.concatenate([self.before, self.prompts[row], self.after])
-        token_ids = np.concatenate([prompt, self.responses[row], [self.eot]])
-        token_ids = token_ids[: self.lengths[i]].astype(np.int64)
+        token_ids = self.token_ids[i].astype(np.int64)
         labels = token_ids.copy()
         if self.loss == "response":
-            labels[: len(prompt)] = NOT_LEARNED
+            labels[: self.n_prompt[i]] = NOT_LEARNED
         return token_ids, labels
 
     def note(self):
         """A line about examples that were too long; "" if there were none."""
-        parts = []
-        if self.n_cut:
-            parts.append(f"cut {self.n_cut:,} responses at {self.max_length} tokens")
-        if self.n_dropped:
-            parts.append(f"dropped {self.n_dropped:,} whose prompt fills {self.max_length} tokens")
-        return "; ".join(parts)
+        if self.n_cut + self.n_dropped == 0:
+            return ""
+        what = f"cut {self.n_cut:,} responses, dropped {self.n_dropped:,} examples with no room"
+        return f"at {self.max_length:,} tokens: {what} for one"

@@ -80,7 +80,7 @@ def read_records(path, columns=None):
 
 
 def read_text(path):
-    """A text file, perhaps compressed with gzip -> str. Raises DataError."""
+    """A text file, perhaps compressed with gzip -> str. Raises DataError, or OSError."""
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opener(path, "rb") as file:
@@ -88,10 +88,6 @@ def read_text(path):
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"damaged gzip file ({error}), {path}; compress or download it again"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"can't read the file ({error.strerror}), {path}; check the path"
         ) from error
     if len(data) > MAX_BYTES:
         raise DataError(f"more than {MAX_BYTES:,} bytes, {path}; split the file")

@@ -30,6 +30,7 @@ FIELDS = {  # the names that a field may have, in upper or lower case; the first
     "input": "input context",
     "output": "output response completion answer",
 }
+ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 LINE_BREAK = re.compile(r"(<br\s*/?>\s*)+", re.IGNORECASE)
 
 
@@ -103,7 +104,8 @@ def name_fields(records, wanted, columns=None):
     HTML's line breaks, which become spaces. Raises DataError if two fields have equal claims.
     """
     chosen = dict(zip(wanted, columns.split(","))) if columns else {}
-    found, n_breaks = {}, 0  # the names in a record -> {wanted field: its name there}
+    found = {}  # the names in a record -> {wanted field: its name there}
+    n_breaks = 0
     for record in records:
         names = tuple(record.fields)
         if names not in found:
@@ -139,6 +141,32 @@ def _find_fields(record, wanted):
     if "messages" in found:  # the other fields repeat parts of them
         found = {"messages": found["messages"]}
     return found | {name: name for name in ("id", "split") if name in record.fields}
+
+
+def first_exchange(record):
+    """A record with `messages` -> the same with `instruction`, `input` ("") and `output`.
+
+    The first turn of a user that an assistant answers is taken, after the system's turn if there is
+    one. A turn is {"role": "user", "content": ...} or {"from": "human", "value": ...}.
+
+    Raises DataError if there is no such turn.
+    """
+    messages = record.fields["messages"]
+    turns = []
+    for turn in messages if isinstance(messages, list) else []:
+        if isinstance(turn, dict):
+            role = str(turn.get("role", turn.get("from")))
+            text = turn.get("content", turn.get("value"))
+            if isinstance(text, str):
+                turns.append((ROLES.get(role, role), text.strip()))
+    system = [text for role, text in turns[:1] if role == "system" and text]
+    for (role, question), (other, answer) in itertools.pairwise(turns):
+        if (role, other) == ("user", "assistant"):
+            instruction = "\n\n".join([*system, question])
+            fields = {"instruction": instruction, "input": "", "output": answer}
+            return record._replace(fields=record.fields | fields)
+    what = "no turn of a user that an assistant answers in messages"
+    raise DataError(f"{what}, {record.place}; repair or remove the record")
 
 
 def split_seeded(texts, fractions, seed, labels=None):
@@ -190,32 +218,28 @@ def split_seeded(texts, fractions, seed, labels=None):
 def _how_to_make(path):
     if path.name not in PREPARED:
         return "check the path, or use --data sample"
-    out = "" if path == Path("data") / path.name else f" --out {path}"
-    return f"make it with: python -m data_prep.{path.name}{out}"
+    return f"make it with: python -m data_prep.{path.name} --out {path}"
 
 
 def _read_folder(folder, columns, notes):
     """A folder's records by split. A note of the data files that are no split is added to `notes`.
 
-    Raises DataError for two files of one split, or a wrong label.
+    Raises DataError for two files of one split.
     """
-    files, unused = {}, []
+    files = {}
+    unused = []
     for path in sorted(folder.iterdir()):
         suffix = suffix_of(path)
+        if suffix not in (*SUFFIXES, ".parquet"):
+            continue
         split = _split_of(path.name.lower().removesuffix(".gz").removesuffix(suffix))
         if split in files:
             raise DataError(f"both {files[split].name} and {path.name}, {folder}; keep one")
-        if suffix in (*SUFFIXES, ".parquet") and split in SPLITS:
+        if split in SPLITS:
             files[split] = path
-        elif suffix in (*SUFFIXES, ".parquet") and path.name not in ELSEWHERE:
+        elif path.name not in ELSEWHERE:
             unused.append(path.name)
     found = {split: read_records(files[split], columns) for split in SPLITS if split in files}
-    for split, records in found.items():
-        for record in records:
-            other = _split_of(record.fields.get("split"))
-            if other in SPLITS and other != split:
-                what = f"a record of split '{other}' in the {split} file"
-                raise DataError(f"{what}, {record.place}; move or relabel it")
     if (folder / "train" / "unsup").is_dir():  # in aclImdb/
         unused.append("train/unsup")
     if unused:

@@ -101,12 +101,7 @@ def read_vocabulary(path=VOCAB_BPE):
 
     Raises CheckpointError if the file is not GPT-2's, to the byte.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"can't read {path} ({error.strerror}); restore it from git"
-        ) from error
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != VOCAB_BPE_SHA256:
         raise CheckpointError(f"GPT-2's merge list has changed, {path}; restore it from git")
     tokens = list(byte_alphabet())

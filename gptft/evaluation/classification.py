@@ -45,12 +45,12 @@ def explain(model, token_ids, tokenizer):
     token_ids: (T,) int. Tokens that share a character form one piece.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    pieces, total = [], 0.0
+    pieces = []
+    total = 0.0
     values = attributions(model, token_ids).tolist()
     for i, value in enumerate(values):
         total += value
-        token_id = int(token_ids[i])
-        token = tokenizer.decode_bytes([token_id])
+        token = tokenizer.decode_bytes([token_ids[i]])
         is_last = i == len(values) - 1
         text = decoder.decode(token, is_last)
         if text:
@@ -65,23 +65,21 @@ def attributions(model, token_ids):
     The score is its logit minus the mean of the others: with two classes, the log-odds.
     """
     device = model.score.weight.device
-    ids = torch.tensor(np.asarray(token_ids, dtype=np.int64), device=device)
+    ids = torch.tensor(token_ids, dtype=torch.int64, device=device)
     lengths = torch.tensor([len(ids)], device=device)
     embedded = []
 
     def keep(module, args, output):
-        embedded.append(output.detach().requires_grad_())
-        return embedded[0]
+        leaf = output.detach()
+        leaf.requires_grad_()
+        embedded.append(leaf)
+        return leaf
 
-    hook = model.transformer.wte.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            logits = model(ids[None], lengths)[0]  # (K,)
-            best = logits.max()
-            n_others = len(logits) - 1
-            score = best - (logits.sum() - best) / n_others
-            (gradient,) = torch.autograd.grad(score, embedded[0])  # (1, T, C)
-    finally:
-        hook.remove()
+    with torch.enable_grad(), model.transformer.wte.register_forward_hook(keep):
+        logits = model(ids[None], lengths)[0]  # (K,)
+        best = logits.max()
+        n_others = len(logits) - 1
+        score = best - (logits.sum() - best) / n_others
+        (gradient,) = torch.autograd.grad(score, embedded[0])  # (1, T, C)
     product = gradient * embedded[0].detach()
     return product.sum(-1)[0]

@@ -8,8 +8,8 @@ Words are lower-cased runs of [a-z0-9], without stemming. Ratios are sums over a
 divided once.
 
 Not here: a judge. No program can tell whether a response is true, or good.
-Source: Lin 2004 (ROUGE-L; F with equal weights, as in Google's rouge_score); Li et al. 2016
-(distinct-n); Welleck et al. 2020 (repeated n-grams); Hyyrö 2004 (the bit-parallel LCS).
+Source: Lin 2004 (ROUGE-L; F with equal weights, as in Google's rouge_score); Welleck et al. 2020
+(repeated n-grams).
 """
 
 import re
@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gptft import distributed
-from gptft.data.batches import EVAL_BATCH
 from gptft.data.instructions import TEMPLATES
 from gptft.evaluation.language_model import instruction_loss
 from gptft.evaluation.metrics import wilson_interval
@@ -38,7 +37,7 @@ class Response(NamedTuple):
     ended: bool
 
 
-def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_size=EVAL_BATCH):
+def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_size):
     """Everything that is reported of a model -> ({split: metrics} and "tasks", prediction rows).
 
     Args:
@@ -63,15 +62,15 @@ def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_s
     responses = respond(model, examples, tokenizer, RESPONSE_TOKENS, batch_size)
     references = [example.output for example in examples]
     results["test"] |= text_metrics(responses, references, template.markers)
-    predictions = []
-    for example, response in zip(examples, responses):
-        row = {
+    predictions = [
+        {
             "id": example.id,
             "prompt": template.text(example.instruction, example.input),
             "response": response.text,
             "ended": response.ended,
         }
-        predictions.append(row)
+        for example, response in zip(examples, responses)
+    ]
 
     tasks = load_tasks()
     answers = respond(model, tasks, tokenizer, TASK_TOKENS, batch_size)
@@ -138,8 +137,6 @@ def text_metrics(responses, references, markers):
         "format": n_clean / n,
         "format_ci": list(wilson_interval(n_clean, n)),
         "rouge_l": sum(scores) / n,
-        "distinct_1": distinct(texts, 1),
-        "distinct_2": distinct(texts, 2),
         "repeated_4grams": (n_four_grams - n_different) / max(n_four_grams, 1),
         "words": sum(map(len, texts)) / n,
     }
@@ -156,13 +153,6 @@ def ngrams(entries, n):
     return list(zip(*shifted))
 
 
-def distinct(texts, n):
-    """Different n-grams as a share of all n-grams of the texts, lists of words; 0 if there are
-    none."""
-    grams = [gram for text in texts for gram in ngrams(text, n)]
-    return len(set(grams)) / max(len(grams), 1)
-
-
 def rouge_l(text, reference):
     """ROUGE-L of two texts, from 0 to 1: the F-measure of their longest common subsequence."""
     a = words(text)
@@ -173,19 +163,16 @@ def rouge_l(text, reference):
 def lcs_length(a, b):
     """Length of the longest common subsequence of two lists.
 
-    The usual table has a row for each entry of b. Here a row is one long integer, with a bit for
-    each entry of a; a 0 marks where the length grows. So a row costs one addition.
+    A table holds the lengths for the first i entries of a and the first j of b, and needs only its
+    row before.
     """
-    where = {}
-    for i, entry in enumerate(a):
-        where[entry] = where.get(entry, 0) | 1 << i
-    all_ones = (1 << len(a)) - 1
-    row = all_ones
-    for entry in b:
-        matches = row & where.get(entry, 0)
-        row = (row + matches) | (row - matches)
-        row &= all_ones
-    return (all_ones ^ row).bit_count()
+    row = [0] * (len(b) + 1)
+    for x in a:
+        above, row = row, [0]
+        for j, y in enumerate(b):
+            longest = max(above[j + 1], row[j])
+            row.append(above[j] + 1 if x == y else longest)
+    return row[-1]
 
 
 def keeps_format(response, markers):

@@ -10,7 +10,7 @@ import math
 import torch
 
 from gptft import distributed
-from gptft.data.batches import EVAL_BATCH, eval_batches, language_model_batch
+from gptft.data.batches import eval_batches, language_model_batch
 from gptft.data.documents import Windows, window_batch
 from gptft.training.devices import evaluating
 
@@ -29,7 +29,7 @@ def sum_of_losses(model, batches, device):
     return total, int(n)
 
 
-def instruction_loss(model, dataset, device, batch_size=EVAL_BATCH):
+def instruction_loss(model, dataset, device, batch_size):
     """-> dict of n (examples), loss (mean over response tokens, in nats), perplexity,
     response_tokens."""
     batches = eval_batches(dataset, language_model_batch, batch_size)

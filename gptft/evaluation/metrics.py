@@ -9,6 +9,7 @@ McNeil 1982 (area under the ROC curve); Guo et al. 2017 (calibration).
 """
 
 import math
+import statistics
 
 import numpy as np
 
@@ -41,11 +42,10 @@ def wilson_interval(successes, n):
 def t_interval(values):
     """Results of runs with different seeds, at least two -> (mean, half width of its 95 %
     interval)."""
-    values = np.asarray(values, dtype=np.float64)
     n = len(values)
     t = T_975[min(n, 9) - 2]  # beyond 9 runs a little too wide
-    half = t * values.std(ddof=1) / math.sqrt(n)
-    return float(values.mean()), float(half)
+    half = t * statistics.stdev(values) / math.sqrt(n)
+    return statistics.mean(values), half
 
 
 def classification_metrics(labels, log_probs):
@@ -60,7 +60,6 @@ def classification_metrics(labels, log_probs):
     with a denominator of 0 counts as 0.
     """
     labels = np.asarray(labels)
-    log_probs = np.asarray(log_probs, dtype=np.float64)
     n, n_classes = log_probs.shape
     predicted = log_probs.argmax(axis=1)
     pairs = labels * n_classes + predicted
@@ -72,9 +71,7 @@ def classification_metrics(labels, log_probs):
     precision = hits / np.maximum(n_predicted, 1)
     recall = hits / np.maximum(n_true, 1)
     f1 = 2 * hits / np.maximum(n_predicted + n_true, 1)
-    reported = slice(None)
-    if n_classes == 2:
-        reported = slice(1, 2)
+    first = 1 if n_classes == 2 else 0  # of the classes that count
     n_correct = int(hits.sum())
     true_log_probs = log_probs[np.arange(n), labels]
     return {
@@ -82,26 +79,24 @@ def classification_metrics(labels, log_probs):
         "loss": float(-true_log_probs.mean()),
         "accuracy": n_correct / n,
         "accuracy_ci": list(wilson_interval(n_correct, n)),
-        "precision": float(precision[reported].mean()),
-        "recall": float(recall[reported].mean()),
-        "f1": float(f1[reported].mean()),
+        "precision": float(precision[first:].mean()),
+        "recall": float(recall[first:].mean()),
+        "f1": float(f1[first:].mean()),
         "confusion": confusion.tolist(),
     }
 
 
-def mcnemar(correct_a, correct_b):
+def mcnemar(a, b):
     """Paired test of two classifiers on the same rows -> dict of n, only_a, only_b, difference,
     p_value.
 
     Args:
-        correct_a, correct_b: (N,) bool, N > 0, whether each classifier is right.
+        a, b: (N,) bool, N > 0, whether each classifier is right.
 
     only_a counts the rows that a alone gets right, difference is the accuracy of a minus that of b.
     p_value is the two-sided exact binomial probability of so uneven a split of only_a + only_b
     rows, if both classifiers are equally good.
     """
-    a = np.asarray(correct_a, dtype=bool)
-    b = np.asarray(correct_b, dtype=bool)
     only_a = int(np.sum(a & ~b))
     only_b = int(np.sum(b & ~a))
     m = only_a + only_b
@@ -129,8 +124,6 @@ def roc_curve(positive, scores):
     is the chance that a positive row scores above a negative one, where equal scores count half. It
     is NaN if all rows are of one kind.
     """
-    positive = np.asarray(positive, dtype=bool)
-    scores = np.asarray(scores)
     if positive.all() or not positive.any():
         diagonal = np.array([0.0, 1.0])
         return diagonal, diagonal, math.nan
@@ -157,14 +150,12 @@ def calibration(confidence, correct, n_bins=15):
     bins is a list of (mean confidence, rows that are right, rows) by confidence, in equal widths,
     without empty bins. The expected calibration error is the mean gap over all rows.
     """
-    confidence = np.asarray(confidence, dtype=np.float64)
-    correct = np.asarray(correct, dtype=bool)
     bin_of = np.digitize(confidence, np.arange(1, n_bins) / n_bins)
     bins, gap = [], 0.0
     for i in np.unique(bin_of):
         inside = bin_of == i
-        n = int(inside.sum())
-        n_correct = int(correct[inside].sum())
+        n = inside.sum()
+        n_correct = correct[inside].sum()
         total = math.fsum(confidence[inside])
         bins.append((total / n, n_correct, n))
         gap += abs(total - n_correct)

@@ -8,16 +8,15 @@ N_WRONG = 10  # mistakes in examples.jsonl
 def prediction_rows(reviews, log_probs):
     """Reviews and their (N, K) log-probabilities -> the rows of predictions.jsonl, list of dict."""
     probabilities = np.exp(log_probs).round(6)
-    rows = []
-    for review, p in zip(reviews, probabilities.tolist()):
-        row = {
+    return [
+        {
             "id": review.id,
             "label": review.label,
             "probabilities": p,
             "words": review.text.count(" ") + 1,
         }
-        rows.append(row)
-    return rows
+        for review, p in zip(reviews, probabilities.tolist())
+    ]
 
 
 def example_rows(reviews, log_probs, explain=None):

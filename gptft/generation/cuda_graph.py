@@ -21,8 +21,8 @@ class RecordableCache(KVCache):
         self.padding = cache.padding
         self.slot = torch.tensor([cache.length], device=self.kv.device)  # of the next token
 
-    def advance(self, T=1):
-        """As KVCache.advance for one token; the mask covers every slot."""
+    def advance(self, T):
+        """As KVCache.advance with T = 1; the mask covers every slot."""
         slots = torch.arange(self.kv.shape[4], device=self.kv.device)
         if self.padding is None:
             return self.slot, (slots <= self.slot)[None]  # (1,), (1, S)
@@ -48,14 +48,16 @@ def recorded_step(model, cache):
     ids = torch.zeros(n_rows, dtype=torch.int64, device=cache.kv.device)
 
     def step():
-        return model.logits(model.hidden_states(ids[:, None], cache)[:, 0])
+        hidden = model.hidden_states(ids[:, None], cache)  # (B, 1, C)
+        return model.logits(hidden[:, 0])
 
     # Once without recording, on a stream of its own: libraries allocate memory in their first call.
+    current = torch.cuda.current_stream()
     stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         step()
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         logits = step()

@@ -55,8 +55,8 @@ def compare(a, b):
             f"no row of predictions.jsonl is in both {a.folder} and {b.folder}; "
             "compare runs on the same data"
         )
-    right = ([correct[row] for row in shared] for correct in (correct_a, correct_b))
-    return paired_test(a.folder, b.folder, *right)
+    right_a, right_b = (np.array([c[row] for row in shared]) for c in (correct_a, correct_b))
+    return paired_test(a.folder, b.folder, right_a, right_b)
 
 
 @contextmanager

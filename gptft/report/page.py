@@ -16,7 +16,7 @@ from gptft.data.records import read_records
 from gptft.errors import read_json, write_text
 from gptft.evaluation.metrics import calibration, roc_curve, wilson_interval
 from gptft.report.charts import Series, figure
-from gptft.report.tables import mark_tokens, result_rows
+from gptft.report.tables import result_rows
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
 CURVES = (
@@ -247,16 +247,23 @@ def _roc(labels, probabilities, classes):
 
 
 def _example_text(row):
-    """The text of a row, with its words marked if their attributions are known."""
+    """The text of a row, with the words marked that have a fifth of the largest attribution or
+    more, if attributions are known."""
     tokens = row["tokens"]
     if not tokens:
         return _text(escape(row["text"]))
-
-    def mark(word, value, share):
-        kind = "for" if value > 0 else "against"
-        style = f'style="--a:{0.8 * share:.2f}" title="{value:+.3g}"'
-        return f'<mark class="{kind}" {style}>{escape(word)}</mark>'
-
+    largest = max(abs(value) for _, value in tokens) or 1
+    marked = ""
+    for text, value in tokens:
+        word = text.lstrip()
+        marked += text.removesuffix(word)
+        share = abs(value) / largest
+        if share < 0.2:
+            marked += escape(word)
+        else:
+            kind = "for" if value > 0 else "against"
+            style = f'style="--a:{0.8 * share:.2f}" title="{value:+.3g}"'
+            marked += f'<mark class="{kind}" {style}>{escape(word)}</mark>'
     strongest = sorted(tokens, key=lambda token: -abs(token[1]))[:8]
     listed = ", ".join(f"“{text.strip()}” {value:+.2g}" for text, value in strongest)
-    return _text(mark_tokens(tokens, mark, escape)) + f"<p>Strongest: {escape(listed)}</p>"
+    return _text(marked) + f"<p>Strongest: {escape(listed)}</p>"

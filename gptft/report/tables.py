@@ -87,20 +87,3 @@ def paired_test(name_a, name_b, right_a, right_b):
         f"  only {name_a} is right: {m['only_a']:,}   only {name_b} is right: {m['only_b']:,}   "
         f"McNemar, exact: p = {m['p_value']:.3g}"
     )
-
-
-def mark_tokens(tokens, mark, plain=str):
-    """Mark the words with the strongest attributions in a text -> str.
-
-    tokens: [(text, attribution), ...]. A word with at least a fifth of the largest attribution
-    becomes mark(word, attribution, its share of the largest); the rest becomes plain(text).
-    """
-    largest = max((abs(value) for _, value in tokens), default=0) or 1
-    parts = []
-    for text, value in tokens:
-        word, share = text.lstrip(), abs(value) / largest
-        parts += [
-            text.removesuffix(word),
-            mark(word, value, share) if share >= 0.2 else plain(word),
-        ]
-    return "".join(parts)
