@@ -206,7 +206,7 @@ class TrainOptions:
         )
 
 
-LEARNING_RATE_FACTORS = {"full": 1, "lora": 4, "last-block": 2, "head": 20}
+LEARNING_RATE_FACTORS = {"full": 1, "lora": 4, "head": 20}
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ class FinetuneOptions(TrainOptions):
 
     train: str = option(
         "full",
-        "what is trained: all weights; low-rank adapters and a classifier's head; the last block, "
-        "final norm and head; or the head. The default learning rate of pretrained weights is "
-        "multiplied by 4, 2 and 20 for the last three",
+        "what is trained: all weights; low-rank adapters and a classifier's head; or the head "
+        "alone. The default learning rate of pretrained weights is multiplied by 4 and 20 for the "
+        "last two",
         choices=tuple(LEARNING_RATE_FACTORS),
     )
     lora_rank: int = option(None, "rank of the adapters (default: 8)", 1, 10_000)

@@ -10,7 +10,6 @@ import argparse
 import functools
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -39,9 +38,9 @@ class OutOfMemory(Exception):
 class Interrupted(Exception):
     """A signal stopped a run, after a resumable state was saved. `code` is the exit code."""
 
-    def __init__(self, message, signal_number=signal.SIGINT):
+    def __init__(self, message, signal_number):
         super().__init__(message)
-        self.code = 128 + int(signal_number)
+        self.code = 128 + signal_number
 
 
 # ---------------------------------------------------------------- commands
@@ -76,8 +75,6 @@ def command(main):
 
     @functools.wraps(main)
     def wrapped(argv=None):
-        if sys.stdout is None:  # closed by the program that started this one
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if hasattr(sys.stdout, "reconfigure"):
             # A Windows code page lacks most characters.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -181,7 +178,6 @@ def write_json(path, content):
 
 def read_json(path):
     """Read a JSON object -> dict. Raises CheckpointError, naming the file."""
-    path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

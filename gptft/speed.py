@@ -65,14 +65,15 @@ def _attention_by_products(q, k, v, dropout):
 # ---------------------------------------------------------------- one vector times a matrix
 
 
-def _has_amx():
+def processor_flags():
+    """The names of the processor's instruction sets, among other text; "" where not on Linux."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return False
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
-HAS_AMX = _has_amx()
+HAS_AMX = "amx_bf16" in processor_flags()
 
 
 class Linear(nn.Linear):

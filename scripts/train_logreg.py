@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gptft.baseline.logistic_regression import train_baseline
 from gptft.config import option, parse_options
 from gptft.data.classification import COLUMNS_HELP, load_reviews
-from gptft.errors import command, is_first_process, write_atomic
+from gptft.errors import command, write_atomic
 from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page
 from gptft.report.tables import results_text
@@ -51,8 +51,6 @@ class Options:
 @command
 def main(argv):
     options = parse_options(Options, argv, "scripts/train_logreg.py", __doc__)
-    if not is_first_process():  # torchrun starts many processes, and this work is for one
-        return
     began = time.perf_counter()
 
     # ---------------------------------------------------------------- data

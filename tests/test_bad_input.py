@@ -138,7 +138,6 @@ def damaged(argv, table, good=None):
 PREPARE_IMDB = [
     ("--foo", "--foo"),
     ("a.tar.gz", "a.tar.gz"),
-    ("--seed x", "--seed"),
     ("--archive a.tar.gz", "a.tar.gz"),
     *damaged(
         "--archive {}",
@@ -147,14 +146,14 @@ PREPARE_IMDB = [
             ("a.tar.gz", "hello", "damaged.* a.tar.gz"),
         ],
     ),
-    ("--archive a.tar.gz --out a", "not written by this command, a;", {"a/b": "x"}),
+    ("--archive a.tar.gz --out a", "--out exists already, a;", {"a/b": "x"}),
     ("--archive a.tar.gz --out a/b", "a", {"a": "x", "a.tar.gz": archive}),
 ]
 
 PREPARE_ALPACA = [
     ("--files a.json", "--files"),
     ("--file a.json", "a.json"),
-    ("--file b.jsonl --out a", "not written by this command, a;", {"a": "x"}),
+    ("--file b.jsonl --out a", "--out exists already, a;", {"a": "x"}),
     *damaged("--file {}", BAD_FILES),
     *damaged(
         "--file {}",
@@ -169,7 +168,7 @@ PREPARE_ALPACA = [
 
 PREPARE_GPT2 = [
     ("--size 125M", "125M"),
-    ("--check lm --out b", "--out", {"lm": LM}),
+    ("--check lm --from-folder b", "leave out --from-folder", {"lm": LM}),
     ("--check a", "neither config.json", {"a": os.mkdir}),
     ("--from-folder a", "a/", {"a": os.mkdir}),
     ("--from-folder b", "b/", {"b": BUNDLE}),

@@ -65,7 +65,7 @@ def test_unknown_name_lists_the_known_ones():
         ("--train lora", True, 6, 4e-3),
         ("--train head --model 124M", True, 3, 2e-3),
         ("--train head --learning-rate 0.5", True, 6, 0.5),
-        ("--train last-block --from-scratch", False, 9, 1e-2),
+        ("--train head --from-scratch", False, 9, 1e-2),
     ],
 )
 def test_defaults_follow_the_model(argv, pretrained, epochs, learning_rate):

@@ -97,7 +97,6 @@ def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     [
         ("full", ""),
         ("lora", r"score|.*\.(c_attn|c_fc|c_proj)\.weight"),
-        ("last-block", r"score|transformer\.(h\.1|ln_f)"),
         ("head", "score"),
     ],
 )

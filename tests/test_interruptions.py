@@ -104,14 +104,6 @@ def test_advice_when_memory_runs_out(tmp_path, error_line, step, again):
     assert exit_code(tmp_path / "run", resume=step > 1, micro_batch_size=2) == 0
 
 
-def test_closed_output(tmp_path, monkeypatch):
-    # A service may close stdout and stderr; Python then has None for them.
-    monkeypatch.setattr(sys, "stdout", None)
-    monkeypatch.setattr(sys, "stderr", None)
-    assert exit_code(tmp_path / "run", max_steps=2) == 0
-    sys.stdout.close()
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills.py forks, which Windows can't")
 def test_killed_run_resumes_to_the_same_bits(tmp_path):
     kills = Path(__file__).with_name("kills.py")

@@ -23,8 +23,8 @@ TOUR = (ROOT / "gptft" / "README.md").read_text(encoding="utf-8")
 TRIPLES = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(40)]
 # What each command is given so that it ends in seconds; None for a download, which can't be run.
 SHORT = {
-    "data_prep.imdb": "--archive small.tar.gz --overwrite",
-    "data_prep.alpaca": "--file triples.json --overwrite",
+    "data_prep.imdb": "--archive small.tar.gz",
+    "data_prep.alpaca": "--file triples.json",
     "data_prep.gpt2": None,
     "gptft.generate": "--max-new-tokens 3",
     "gptft.predict": "",

@@ -39,7 +39,7 @@ def test_run_json_holds_the_command_and_the_environment(run):
     assert record["options"] == OPTIONS
     assert record["seed"] == 5
     assert record["versions"].keys() == {"python", "torch", "numpy", "tiktoken"}
-    assert {"git_commit", "platform", "processes", "started"} < record.keys()
+    assert {"git_commit", "platform", "processes"} < record.keys()
 
 
 def test_finished_or_resumable_run_is_refused(run):

@@ -12,12 +12,12 @@ import contextlib
 import importlib.util
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from gptft import distributed
 from gptft.errors import UserError
+from gptft.speed import HAS_AMX, processor_flags
 
 COMPILE_FROM = 2000  # steps; compiling takes one to two minutes, also on an H100
 
@@ -110,11 +110,7 @@ def _choose_precision(name, precision):
 
 
 def _cpu_has_bf16():
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return HAS_AMX or "avx512_bf16" in processor_flags()
 
 
 def _choose_compile(name, compile, n_steps):

@@ -53,10 +53,7 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
     with the state saved. Several processes call it alike, each on its own device.
     """
     trainer = Trainer(model, batches, val_metrics, options, device, run)
-    if options.resume:
-        state.load(trainer)
     position = trainer.position
-    trainer.progress = Progress(batches.n_steps, position.step, device.name)
     with Signals() as signals, advice_on_memory(trainer):
         while not trainer.is_done():
             trainer.train_step()
@@ -92,7 +89,6 @@ class Trainer:
         self.options = options
         self.device = device
         self.run = run
-        self.progress = None
         self.position = state.Position()
         self.eval_every = options.eval_every or batches.steps_per_epoch
         self.save_every = options.save_every or self.eval_every
@@ -107,6 +103,9 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.parallel)
             if distributed.rank():  # every process drops out other activations
                 torch.manual_seed(options.seed + (distributed.rank() << 32))
+        if options.resume:
+            state.load(self)
+        self.progress = Progress(batches.n_steps, self.position.step, device.name)
 
     def train_step(self):
         """One optimizer step."""
@@ -151,8 +150,8 @@ class Trainer:
     def is_done(self):
         """Whether all steps are made, or the patience with worse evaluations is at its end."""
         position, patience = self.position, self.options.patience
-        is_patient = not patience or position.evaluations_since_best < patience
-        return position.step == self.batches.n_steps or not is_patient
+        is_out_of_patience = 0 < patience <= position.evaluations_since_best
+        return position.step == self.batches.n_steps or is_out_of_patience
 
     def is_due(self, every):
         """Whether something is due that happens every so many steps, and at the end."""

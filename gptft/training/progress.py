@@ -23,6 +23,7 @@ except ImportError:  # Windows
     resource = None
 
 LINE_EVERY = 10  # seconds between lines in a file
+ERASE = "\r\x1b[K"  # clears the line of a terminal
 
 
 def duration(seconds):
@@ -37,12 +38,12 @@ def duration(seconds):
 def peak_memory(device="cpu"):
     """The most memory so far, in bytes: of the GPU for "cuda", else of this process.
 
-    None where the system does not say.
+    0 on Windows, which does not say.
     """
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if resource is None:
-        return None
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -59,10 +60,9 @@ class Step(NamedTuple):
 
 def read_steps(steps):
     """A list of Steps -> the same with loss and norm as floats, the loss over all processes."""
-    losses = torch.stack([step.loss for step in steps])
-    losses = distributed.sum_over_processes(losses).tolist()
-    norms = torch.stack([step.grad_norm for step in steps]).tolist()
-    values = zip(steps, losses, norms)
+    losses = distributed.sum_over_processes(torch.stack([step.loss for step in steps]))
+    norms = torch.stack([step.grad_norm for step in steps])
+    values = zip(steps, losses.tolist(), norms.tolist())
     return [step._replace(loss=loss, grad_norm=norm) for step, loss, norm in values]
 
 
@@ -72,17 +72,14 @@ class Progress:
     Args:
         n_steps: optimizer steps of the run. start: steps made before, in a resumed run.
         device: "cuda" to show the GPU's memory.
-        stream: a text file; None is standard output.
     """
 
-    def __init__(self, n_steps, start=0, device="cpu", stream=None):
-        self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
+    def __init__(self, n_steps, start=0, device="cpu"):
+        self.live = sys.stdout.isatty()
         self.n_steps = n_steps
         self.start = start
         self.device = device
         self.began = self.printed = time.monotonic()
-        self.width = 0  # of the line that is on the terminal
 
     def update(self, entry):
         """Show the state after a step: the row of metrics.jsonl, a dict."""
@@ -91,24 +88,21 @@ class Progress:
             return
         self.printed = now
         left = (now - self.began) / max(1, step - self.start) * (self.n_steps - step)
-        memory = peak_memory(self.device)
         parts = [
             f"step {step:>5,}/{self.n_steps:,}",
             f"epoch {int(entry['epoch']) + 1}",
             f"loss {entry['loss']:.4f}",
             f"{entry['tokens_per_second']:,.0f} tokens/s",
             f"{duration(left)} left",
-            f"{(memory or 0) / 1e9:.2f} GB",
+            f"{peak_memory(self.device) / 1e9:.2f} GB",
             f"rate {entry['learning_rate']:.1e}",
         ]
         line = "  ".join(parts)
-        if not self.live:
+        if self.live:
+            line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line can't be renewed
+            print(ERASE + line, end="", flush=True)
+        else:
             self.say(line)
-            return
-        line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line can't be renewed
-        self.stream.write("\r" + line.ljust(self.width))
-        self.stream.flush()
-        self.width = len(line)
 
     def evaluated(self, step, metrics, seconds, is_best):
         """Print an evaluation on val, a line that stays."""
@@ -118,11 +112,7 @@ class Progress:
 
     def say(self, line):
         """Print a line that stays."""
-        if self.width:
-            self.stream.write("\r" + " " * self.width + "\r")
-            self.width = 0
-        self.stream.write(line + "\n")
-        self.stream.flush()
+        print(ERASE + line if self.live else line, flush=True)
 
 
 class Signals:
@@ -136,11 +126,10 @@ class Signals:
         self.handlers = {}
 
     def __enter__(self):
-        with contextlib.suppress(ValueError):  # only the main thread may set a handler
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
-                if number and signal.getsignal(number) != signal.SIG_IGN:
-                    self.handlers[number] = signal.signal(number, self._receive)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number and signal.getsignal(number) != signal.SIG_IGN:
+                self.handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_):

@@ -12,7 +12,7 @@ exception is metrics.jsonl, which grows line by line and is cut back when a run 
 process that trains into the same folder is refused.
 """
 
-import datetime
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -48,6 +48,7 @@ WRITTEN = (  # what --overwrite deletes, besides last/state.pt
 )
 # Options that a resumed run may change: they don't affect the result, beyond rounding.
 FREE_TO_CHANGE = {
+    "data",  # a file may move: state.py compares the texts themselves
     "resume",
     "overwrite",
     "out",
@@ -161,11 +162,10 @@ def _check_options(run, options):
     """Raise UserError if an option that changes the result differs from that of the run."""
     saved = read_json(run.folder / "run.json").get("options")
     saved = saved if isinstance(saved, dict) else {}
-    free = FREE_TO_CHANGE | {"data"}  # a file may move: state.py compares the texts themselves
     changed = [
         f"{name} was {saved.get(name)}, is {value}"
         for name, value in options.items()
-        if name not in free and saved.get(name) != value
+        if name not in FREE_TO_CHANGE and saved.get(name) != value
     ]
     if changed:
         raise UserError(
@@ -175,22 +175,18 @@ def _check_options(run, options):
 
 
 def _environment():
-    """Versions, platform, time, and the git commit (None outside a checkout)."""
+    """Versions, platform, and the git commit (None outside a checkout)."""
     packages = ("torch", "numpy", "tiktoken")
     versions = {package: importlib.metadata.version(package) for package in packages}
     commit = None
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
         folder = Path(__file__).parent
         git = subprocess.run(describe, cwd=folder, capture_output=True, text=True, timeout=10)
         commit = git.stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        pass
-    started = datetime.datetime.now(datetime.timezone.utc)
     return {
         "versions": {"python": platform.python_version()} | versions,
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "platform": platform.platform(),
         "git_commit": commit,
-        "started": started.isoformat(timespec="seconds"),
     }

@@ -161,7 +161,6 @@ def choose_trainable(model, options):
     """
     body = getattr(model, "transformer", model)
     n_all = sum(p.numel() for p in model.parameters())
-    head = getattr(model, "score", body.wte)  # a language model's head is its token embedding
     if options.train == "lora":
         if not options.pretrained:
             raise UserError(
@@ -171,18 +170,13 @@ def choose_trainable(model, options):
         rank = options.lora_rank or 8
         alpha = 2.0 * rank if options.lora_alpha is None else options.lora_alpha
         size = ALIASES.get(options.model, options.model)
-        base = SIZES.get(size) or str(
-            model_folder(size).resolve()
-        )  # a name on Hugging Face, or a path
+        # peft looks for a name on Hugging Face, or a path.
+        base = SIZES.get(size) or str(model_folder(size).resolve())
         add_adapters(model, rank, alpha, base)
-    elif options.train != "full":
+    elif options.train == "head":
         model.requires_grad_(False)
+        head = getattr(model, "score", body.wte)  # a language model's is its token embedding
         head.requires_grad_(True)
-        if options.train == "last-block":
-            body.h[-1].requires_grad_(True)
-            body.ln_f.requires_grad_(True)
-            if head is body.wte:  # a third of all weights, at the far end of the backward pass
-                head.requires_grad_(False)
     new = body.wte.weight[VOCAB_SIZE : VOCAB_SIZE + len(body.special_tokens)]
     if len(new) and not body.wte.weight.requires_grad and (new == new[0]).all():
         raise UserError(
