@@ -1,5 +1,6 @@
 """From flags to a run: initial weights, special tokens, --train, lengths and first lines."""
 
+import copy
 import zlib
 from dataclasses import replace
 
@@ -153,7 +154,7 @@ def test_special_tokens_may_be_frozen_once_they_are_learned(base):
     # Frozen at their mean, new tokens would stay one and the same vector.
     add_special_tokens(base, SPECIAL)
     with pytest.raises(UserError, match="--train lora would leave new special tokens untrained"):
-        choose_trainable(base, options("--model base --train lora"))
+        choose_trainable(copy.deepcopy(base), options("--model base --train lora"))
     base.wte.weight.data[-1] += 1
     choose_trainable(base, options("--model base --train lora"))
 
