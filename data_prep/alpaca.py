@@ -1,13 +1,13 @@
 """Prepare instructions and responses: `python -m data_prep.alpaca`.
 
 The official file holds the 52,002 instructions of Stanford Alpaca with responses by GPT-4. Any
-other file that `gptft.data.alpaca` reads works too (--file). Three kinds of records are left out:
-empty outputs, outputs that only decline because a text cannot hold a picture or a sound, and
+other file that `gptft.data.instructions` reads works too (--file). Three kinds of records are left
+out: empty outputs, outputs that only decline because a text cannot hold a picture or a sound, and
 repeated prompts. All records of one instruction go to the same split, so that no model is tested on
 an instruction that it was trained on.
 
 Output: train, val and test.jsonl with id, instruction, input and output; a README with counts and
-checksums. The same input and seed give the same bytes.
+checksums. The same input gives the same bytes.
 
 Source: Peng et al. 2023, "Instruction Tuning with GPT-4"; Taori et al. 2023, "Stanford Alpaca".
 """
@@ -18,9 +18,10 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep.download import download, file_digest
-from data_prep.folder import check_writable, write_folder
-from gptft.data.alpaca import read_examples
-from gptft.data.sources import read_records, split_seeded
+from data_prep.folder import check_absent, write_folder
+from gptft.data.instructions import WANTED, read_examples
+from gptft.data.records import read_records
+from gptft.data.sources import name_fields, split_seeded
 from gptft.errors import DataError, Parser, command
 
 URL = (
@@ -29,7 +30,7 @@ URL = (
 )
 GIT_BLOB = "25508714b7879a1e5a6764ba7f979a980f549f1a"
 SHARE = 0.05  # of the examples, for each of val and test
-TITLE = "# Instructions, written by `python -m data_prep.alpaca`"
+SEED = 0  # of the split
 
 # Alpaca's ways to say that a field is empty: "<noinput>", "No input required.", "N/A".
 NOTHING = re.compile(
@@ -61,7 +62,7 @@ MEDIUM = re.compile(
 
 
 @command
-def main(argv=None):
+def main(argv):
     parser = Parser(
         prog="python -m data_prep.alpaca",
         description="Prepare instructions and responses for training.",
@@ -76,25 +77,25 @@ def main(argv=None):
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default="data/alpaca", help="default: data/alpaca"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace --out if this command wrote it"
-    )
     args = parser.parse_args(argv)
 
-    check_writable(args.out, TITLE, args.overwrite)
+    check_absent(args.out)
     source = args.file or args.out.parent / "alpaca_gpt4_data.json"
     if not args.file:
         download([URL], source, git_blob=GIT_BLOB)
-    examples, counts = clean(read_examples(read_records(source)))
-    splits = make_splits(examples, args.seed)
+    records = read_records(source)
+    notes = name_fields(records, WANTED)
+    examples, more = read_examples(records)
+    print(*notes, *more, sep="\n")
+    examples, counts = clean(examples)
+    splits = make_splits(examples)
     if not all(splits.values()):
         raise DataError(f"{len(examples)} usable records are too few to split, {source}; add some")
     table = describe(splits, counts)
     files = {
         f"{split}.jsonl": [example._asdict() for example in rows] for split, rows in splits.items()
     }
-    write_folder(args.out, files, readme(source, args.seed, table))
+    write_folder(args.out, files, readme(source, table))
     print(
         f"{table}\n\nwritten to {args.out}\n"
         f"next: python scripts/finetune_alpaca.py --data {args.out}"
@@ -139,10 +140,10 @@ def normalize(text):
     return " ".join(text.lower().split())
 
 
-def make_splits(examples, seed):
+def make_splits(examples):
     """Split examples, keeping equal instructions together -> {split: list[Example]}."""
     instructions = [normalize(example.instruction) for example in examples]
-    rows = split_seeded(instructions, {"val": SHARE, "test": SHARE}, seed)
+    rows = split_seeded(instructions, {"val": SHARE, "test": SHARE}, SEED)
     return {split: [examples[row] for row in rows[split]] for split in rows}
 
 
@@ -157,18 +158,18 @@ def describe(splits, counts):
     return "\n".join(lines)
 
 
-def readme(source, seed, table):
-    """Return the README: the file `source`, the `seed` of the split and the `table` of counts.
+def readme(source, table):
+    """Return the README: the file `source` and the `table` of counts.
 
     It has no date, so that equal input gives equal bytes.
     """
-    return f"""{TITLE}
+    return f"""# Instructions, written by `python -m data_prep.alpaca`
 
 Each line is a JSON object with id (of the source, or the number of the record), instruction, input
 (may be empty) and output. The license of the official alpaca_gpt4_data.json is CC BY-NC 4.0.
 
 - source: {source.name}, sha256 {file_digest(source)}
-- seed {seed}: val and test are {SHARE:.0%} each; all records of one instruction are in one file
+- seed {SEED}: val and test are {SHARE:.0%} each; all records of one instruction are in one file
 
 {table}
 """

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 from data_prep.download import download, mismatch
-from gptft.checkpoints.gpt2_names import from_openai
-from gptft.checkpoints.tf_bundle import read_tf_checkpoint
+from gptft.checkpoints.folders import load_model, read_config
+from gptft.checkpoints.names import from_openai
+from gptft.checkpoints.openai import read_tf_checkpoint
 from gptft.config import GPT2Config
+from gptft.data.tokenizer import Tokenizer
 from gptft.errors import CheckpointError, Parser, UserError, command
-from gptft.generate import generate
+from gptft.generation.decoding import generate
 from gptft.model import GPT2
-from gptft.pretrained import load_model, read_config
-from gptft.tokenizer import Tokenizer
 
 URLS = (
     "https://openaipublic.blob.core.windows.net/gpt-2/models/{size}/{file}",
@@ -99,16 +99,13 @@ TOLERANCE = 1e-3  # of a log-probability
 
 
 @command
-def main(argv=None):
+def main(argv):
     parser = Parser(
         prog="python -m data_prep.gpt2", description="Fetch and verify OpenAI's GPT-2 checkpoints."
     )
     parser.add_argument("--size", choices=list(KNOWN), default="124M", help="default: 124M")
     parser.add_argument(
         "--from-folder", type=Path, metavar="DIR", help="copy the files instead of downloading them"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write; default: checkpoints/SIZE"
     )
     parser.add_argument(
         "--check",
@@ -119,11 +116,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     if args.check:
-        if args.out or args.from_folder:
-            raise UserError("--check only reads; leave out --out and --from-folder")
+        if args.from_folder:
+            raise UserError("--check only reads; leave out --from-folder")
         check(args.check)
         return
-    out = args.out or Path("checkpoints") / args.size
+    out = Path("checkpoints") / args.size
     fetch(args.size, out, args.from_folder)
     print(
         f"{out} holds GPT-2 {args.size}; all checksums match\n"

@@ -4,10 +4,10 @@ The official archive is a tar of 100,000 small files, one review each. It is rea
 unpacked on disk. The official test set is kept as it is; a seeded, stratified 20 % of the official
 training set becomes val. Some texts occur more than once, and a model must not be tested on a text
 that it was trained on. Each text is therefore kept once, in the first of test, val, train and unsup
-that has it (--keep-duplicates keeps all). Only the test set keeps its own duplicates.
+that has it. Only the test set keeps its own duplicates.
 
 Output: train, val, test and unsup.jsonl with id, label (0 negative, 1 positive; none in unsup) and
-text; classes.json; a README with counts and checksums. The same input and seed give the same bytes.
+text; classes.json; a README with counts and checksums. The same input gives the same bytes.
 
 Source: Maas et al. 2011, "Learning Word Vectors for Sentiment Analysis", and the archive's README.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.download import download, file_digest
-from data_prep.folder import check_writable, write_folder
+from data_prep.folder import check_absent, write_folder
 from gptft.data.sources import split_seeded
 from gptft.errors import DataError, Parser, command
 
@@ -40,10 +40,10 @@ COUNTS = {  # files in each folder of the archive
 }
 LABELS = {"neg": 0, "pos": 1}
 VAL_SHARE = 0.2
+SEED = 0  # of the split into train and val
 MAX_REVIEW = 1 << 20  # bytes; the longest review has 14,282
 MAX_ARCHIVE = 1 << 30  # bytes after decompression; the reviews alone take 209 million
 ADVICE = "use the official aclImdb_v1.tar.gz"
-TITLE = "# IMDb reviews, written by `python -m data_prep.imdb`"
 
 
 class Review(NamedTuple):
@@ -56,7 +56,7 @@ class Review(NamedTuple):
 
 
 @command
-def main(argv=None):
+def main(argv):
     parser = Parser(
         prog="python -m data_prep.imdb", description="Prepare the IMDb film reviews for training."
     )
@@ -69,25 +69,18 @@ def main(argv=None):
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default="data/imdb", help="default: data/imdb"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the train/val split (default: 0)")
-    parser.add_argument(
-        "--keep-duplicates", action="store_true", help="keep texts that occur again, as papers do"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace --out if this command wrote it"
-    )
     args = parser.parse_args(argv)
 
-    check_writable(args.out, TITLE, args.overwrite)
+    check_absent(args.out)
     archive = args.archive or args.out.parent / "aclImdb_v1.tar.gz"
     if not args.archive:
         download([URL], archive, SIZE, SHA256)
-    official = make_splits(read_archive(archive), args.seed)
-    splits = official if args.keep_duplicates else without_copies(official)
+    official = make_splits(read_archive(archive))
+    splits = without_copies(official)
     table = describe(splits, official)
     files = {f"{split}.jsonl": map(as_row, reviews) for split, reviews in splits.items()}
     files["classes.json"] = [list(LABELS)]
-    write_folder(args.out, files, readme(archive, args.seed, table))
+    write_folder(args.out, files, readme(archive, table))
     print(
         f"{table}\n\nwritten to {args.out}\n"
         f"next: python scripts/train_logreg.py --data {args.out}\n"
@@ -174,7 +167,7 @@ def clean(text):
     return re.sub(r"\s*<br\s*/?>\s*", "\n", text).strip()
 
 
-def make_splits(reviews, seed):
+def make_splits(reviews):
     """Split val off the official training set, stratified by label -> {split: list[Review]}.
 
     reviews: as from `read_archive`. Reviews with equal texts go to the same split.
@@ -182,7 +175,7 @@ def make_splits(reviews, seed):
     train = sorted(reviews["train/neg"] + reviews["train/pos"])
     texts = [review.text for review in train]
     labels = [str(review.label) for review in train]
-    rows = split_seeded(texts, {"val": VAL_SHARE}, seed, labels)
+    rows = split_seeded(texts, {"val": VAL_SHARE}, SEED, labels)
     return {
         "train": [train[row] for row in rows["train"]],
         "val": [train[row] for row in rows["val"]],
@@ -228,20 +221,20 @@ def as_row(review):
     return {"id": review.id, **label, "text": review.text}
 
 
-def readme(archive, seed, table):
-    """Return the README: the source `archive`, the `seed` of the split and the `table` of counts.
+def readme(archive, table):
+    """Return the README: the source `archive` and the `table` of counts.
 
     It has no date, so that equal input gives equal bytes.
     """
     origin = f"sha256 {file_digest(archive)}" if archive.is_file() else "a folder"
-    return f"""{TITLE}
+    return f"""# IMDb reviews, written by `python -m data_prep.imdb`
 
 Film reviews of the Large Movie Review Dataset (Maas et al. 2011), for research. The texts belong to
 their authors. Each line is a JSON object with id (path in the archive: split/class/NUMBER_STARS),
 label (0 negative, 1 positive; absent in unsup) and text. Each `<br />` has become a line break.
 
 - source: {archive.name}, {origin} (the official archive has sha256 {SHA256})
-- seed {seed}: val is a stratified {VAL_SHARE:.0%} of the official training set
+- seed {SEED}: val is a stratified {VAL_SHARE:.0%} of the official training set
 - copies left out: each text is kept once, in the first of test, val, train and unsup that has it
 
 {table}

@@ -1,6 +1,7 @@
 """gptft: GPT-2 from scratch, loaded, fine-tuned and measured. See README.md for the tour.
 
-The public names load on first use, so that `import gptft` and every `--help` stay fast (torch takes a second).
+The public names load on first use, so that `import gptft` and every `--help` stay fast (torch takes
+a second).
 """
 
 import importlib
@@ -10,16 +11,17 @@ _HOMES = {
     "DataError": "errors",
     "UserError": "errors",
     "GPT2Config": "config",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "data.tokenizer",
     "GPT2": "model",
     "GPT2Classifier": "classifier",
-    "read_tf_checkpoint": "checkpoints.tf_bundle",
+    "read_tf_checkpoint": "checkpoints.openai",
     "read_safetensors": "checkpoints.safetensors",
     "write_safetensors": "checkpoints.safetensors",
-    "load_model": "pretrained",
-    "save_model": "pretrained",
-    "IMDbDataset": "data.imdb",
-    "InstructionDataset": "data.alpaca",
+    "load_model": "checkpoints.folders",
+    "save_model": "checkpoints.folders",
+    "IMDbDataset": "data.classification",
+    "Example": "data.instructions",
+    "InstructionDataset": "data.instructions",
 }
 
 __all__ = sorted(_HOMES)

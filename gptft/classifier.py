@@ -1,81 +1,68 @@
-"""GPT-2 as a classifier: the body reads the text, one linear layer judges its last real token, or the mean of all.
+"""GPT-2 as a classifier: one linear layer on the vector of the last real token.
 
-In a causal model only the last token has seen the whole text, so its vector is the summary ("last"). In a padded batch
-that is the token at `lengths - 1`, not the last column. Reading a padding position is the classic mistake here: no error
-says so, and a text's logits then depend on the texts beside it. `pooling="mean"` averages the real tokens' vectors instead.
+In a causal model only the last token has seen the whole text, so its vector is the summary. In a
+padded batch this is position lengths - 1 of a row, not its last column. Reading a padding position
+is the classic mistake of such code: it raises no error, and the logits of a text then depend on
+the texts beside it.
 
-Shapes: B rows, T positions, C = n_embd.
-Source: Radford et al. 2018, section 3.2; transformers' GPT2ForSequenceClassification (same weights, same logits).
+Shapes: B rows, T positions, C = n_embd, K classes.
+Source: Radford et al. 2018, section 3.2; transformers' GPT2ForSequenceClassification, which
+computes the same logits from the same weights.
+
+Next on the evening's path: training/optimizer.py.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gptft.config import POOLINGS
 from gptft.model import GPT2
+from gptft.speed import IGNORED
 
 
 class GPT2Classifier(nn.Module):
-    """`GPT2Classifier(config, n_classes)(token_ids, lengths)`: (B, T) int64, (B,) int64 -> logits (B, n_classes) float.
+    """`GPT2Classifier(config, n_classes)(token_ids, lengths)` returns the logits of the classes.
 
-    The head has no bias and starts at zero, so training starts from equal odds. `class_names` is a list of n_classes
-    strings, kept with the saved model. pooling: "last" or "mean", see above. Raises ValueError for values that don't fit.
+    The head has no bias and starts at zero, so that training starts from equal odds.
+
+    Args:
+        config: GPT2Config.
+        n_classes: K, at least 2.
+        class_names: K strings, saved with the model; None if the classes have no names.
+        body: a GPT2 to use (it is not copied); None for one with random weights.
     """
 
-    def __init__(self, config, n_classes=2, pooling="last", class_names=None):
+    def __init__(self, config, n_classes=2, class_names=None, body=None):
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"n_classes must be at least 2, got {n_classes}")
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         if class_names is not None and len(class_names) != n_classes:
             raise ValueError(f"{n_classes} classes but {len(class_names)} class names")
         self.config = config
         self.n_classes = n_classes
-        self.pooling = pooling
         self.class_names = class_names
-        self.transformer = GPT2(config)
+        self.transformer = GPT2(config) if body is None else body
         self.score = nn.Linear(config.n_embd, n_classes, bias=False)
+        self.score.to(self.transformer.wte.weight)  # its device and dtype
         nn.init.zeros_(self.score.weight)
 
-    @classmethod
-    def on(cls, gpt2, n_classes=2, pooling="last", class_names=None):
-        """A new head on a given GPT2, `gpt2`, which is used, not copied; the rest as above."""
-        with torch.device("meta"):  # builds the parts without memory for a second body
-            model = cls(gpt2.config, n_classes, pooling, class_names)
-        model.transformer = gpt2
-        model.score = nn.Linear(gpt2.config.n_embd, n_classes, bias=False).to(
-            gpt2.wte.weight
-        )  # its device and dtype
-        nn.init.zeros_(model.score.weight)
-        return model
+    def forward(self, token_ids, lengths, targets=None):
+        """Logits, or with targets the loss.
 
-    def forward(self, token_ids, lengths):
-        """`lengths` counts each row's real tokens. Raises ValueError, with the numbers, for an empty or overlong row."""
-        B, T = token_ids.shape
-        if lengths.shape != (B,):
-            raise ValueError(f"lengths must be ({B},) for {B} rows, got {tuple(lengths.shape)}")
-        unseen = torch.compiler.is_compiling() or (
-            self.training and lengths.is_cuda
-        )  # as in GPT2.check
-        if not unseen and (lengths.min() < 1 or lengths.max() > T):
-            low, high = lengths.min().item(), lengths.max().item()
-            raise ValueError(
-                f"each row needs 1 to {T} real tokens, got lengths from {low} to {high}"
-            )
-        if self.pooling == "last":
-            at = torch.arange(B, device=lengths.device) * T + lengths - 1
-            pooled = self.transformer.hidden_states(token_ids, at=at)
-        else:
-            hidden = self.transformer.hidden_states(token_ids)  # (B, T, C)
-            real = torch.arange(T, device=hidden.device) < lengths[:, None]  # (B, T)
-            pooled = (hidden * real[..., None]).sum(1) / lengths[:, None]
-        return self.score(pooled)
+        Args:
+            token_ids: (B, T) int64, padded on the right with any id.
+            lengths: (B,) int64, the number of real tokens of each row, at least 1.
+            targets: (B,) int64, the class of each row; -100 for a row that does not count.
 
-
-def classification_loss(model, batch):
-    """ClassifierBatch -> the sum of its rows' cross-entropies, in nats, a scalar."""
-    logits = model(batch.token_ids, batch.lengths)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays what it is
-    return F.cross_entropy(logits, batch.labels, reduction="sum")
+        Returns:
+            Without targets, logits (B, K). With targets, the sum of the cross-entropies in nats.
+        """
+        hidden = self.transformer.hidden_states(token_ids)  # (B, T, C)
+        rows = torch.arange(len(token_ids), device=token_ids.device)
+        last = hidden[rows, lengths - 1]  # (B, C)
+        logits = self.score(last)  # (B, K)
+        if targets is None:
+            return logits
+        # At least float32: a sum of bf16 losses would be a rough one.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

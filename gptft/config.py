@@ -1,35 +1,45 @@
-"""Settings as frozen dataclasses, each with its unit and range, and the command line built from them.
+"""The shape of a model, and settings that are also command-line flags.
 
-A field declared with `option(...)` is one flag: its name, help text, unit, range and default stand in one place and are
-checked in one place, so `--help`, the code and the error messages can't disagree. `None` as a default means "chosen by
-the model"; the scripts print what was chosen.
+A dataclass field declared with `option(...)` is a flag: its name, help text, range and default are
+written once, so that `--help`, the code and the error messages agree. A default of None means that
+it depends on the model; each training script has a table of these defaults, which `--help` shows:
+a row for each kind of model (mini, pretrained, from scratch), with the columns of IN_TABLE.
 
-Left out: configuration files. A run's `run.json` holds the exact command, which is the configuration.
+Not here: configuration files. The run.json of a run holds its exact command.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptft.errors import UserError
+from gptft.errors import Parser, UserError
 
-ALIASES = {
-    "gpt2": "124M",
-    "gpt2-medium": "355M",
-    "gpt2-large": "774M",
-    "gpt2-xl": "1558M",
-}  # Hugging Face's, OpenAI's
-BUNDLED = Path(__file__).parent / "assets" / "mini"  # the weights that come with this package
-POOLINGS = ("last", "mean")  # what a classifier reads
-LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # the matrices of a block
+SIZES = {  # OpenAI's name -> Hugging Face's name
+    "124M": "gpt2",
+    "355M": "gpt2-medium",
+    "774M": "gpt2-large",
+    "1558M": "gpt2-xl",
+}
+ALIASES = {alias: size for size, alias in SIZES.items()}
+ALIASES |= {f"openai-community/{alias}": size for alias, size in ALIASES.items()}
+SHAPES = {
+    "124M": dict(n_layer=12, n_head=12, n_embd=768),
+    "355M": dict(n_layer=24, n_head=16, n_embd=1024),
+    "774M": dict(n_layer=36, n_head=20, n_embd=1280),
+    "1558M": dict(n_layer=48, n_head=25, n_embd=1600),
+    "mini": dict(n_layer=6, n_head=3, n_embd=192, n_positions=512),
+}
+BUNDLED = Path(__file__).parent / "assets" / "mini"  # the pretrained weights of "mini"
 
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """The shape of a GPT-2. Widths and lengths are counts; `dropout` is a probability.
+    """The shape of a GPT-2. `dropout` and `attention_dropout` are probabilities.
 
-    `attention_dropout` is the probability for attention weights; None means `dropout`. It is apart because CPUs have no
-    fast attention kernel that drops weights: 0 there trains about twice as fast.
+    attention_dropout is that of the attention weights; None means the same as dropout. A CPU has no
+    fast attention kernel that drops weights: with 0 it trains about twice as fast.
+
     Raises ValueError if the shape is impossible. Source: Radford et al. 2019, table 2.
     """
 
@@ -42,256 +52,200 @@ class GPT2Config:
     attention_dropout: float | None = None
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_embd % self.n_head:
-            raise ValueError(
-                f"n_embd must be a multiple of n_head, got n_embd {self.n_embd} and n_head {self.n_head}"
-            )
+            sizes = f"n_embd {self.n_embd} and n_head {self.n_head}"
+            raise ValueError(f"n_embd must be a multiple of n_head, got {sizes}")
         for name in ("dropout", "attention_dropout"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be from 0 up to (not including) 1, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
     @classmethod
     def named(cls, name):
-        """The shape called `name`: OpenAI's four sizes (also by their Hugging Face names) and this project's "mini".
+        """The shape of "124M", "355M", "774M", "1558M", "mini", or "gpt2", "gpt2-medium", ...
 
-        Raises ValueError for an unknown name.
+        Raises ValueError for another name.
         """
-        shapes = {
-            "124M": dict(n_layer=12, n_head=12, n_embd=768),
-            "355M": dict(n_layer=24, n_head=16, n_embd=1024),
-            "774M": dict(n_layer=36, n_head=20, n_embd=1280),
-            "1558M": dict(n_layer=48, n_head=25, n_embd=1600),
-            "mini": dict(n_layer=6, n_head=3, n_embd=192, n_positions=512),
-        }
-        name = ALIASES.get(name, name)
-        if name not in shapes:
-            raise ValueError(f"unknown model {name!r}; known are {', '.join([*shapes, *ALIASES])}")
-        return cls(**shapes[name])
+        size = ALIASES.get(name, name)
+        if size not in SHAPES:
+            known = ", ".join([*SHAPES, *SIZES.values()])
+            raise ValueError(f"unknown model {name!r}; known are {known}")
+        return cls(**SHAPES[size])
 
 
-def option(default, text, kind=None, low=None, high=None, choices=None):
-    """A dataclass field that is also a flag.
+# ---------------------------------------------------------------- flags
 
-    `low` and `high` are inclusive, `choices` all there are; `kind` is the type, if the default is None.
+
+def option(default, help, low=None, high=math.inf, choices=None):
+    """A dataclass field that is also a flag. low, high: its range, both included."""
+    metadata = dict(help=help, low=low, high=high, choices=choices)
+    return field(default=default, metadata=metadata)
+
+
+def parse_options(options_class, argv, prog, description, epilog=""):
+    """Parse a command line -> an instance of the dataclass.
+
+    Raises UserError that lists every value out of range.
     """
-    kind = kind or type(default)
-    return field(
-        default=default, metadata=dict(help=text, kind=kind, low=low, high=high, choices=choices)
-    )
+    parser = Parser(prog=prog, description=description, epilog=epilog)
+    flags = [f for f in dataclasses.fields(options_class) if f.metadata]
+    for f in flags:
+        add_flag(parser, f)
+    values = vars(parser.parse_args(argv))
+    wrong = []
+    for f in flags:
+        value, low, high = values[f.name], f.metadata["low"], f.metadata["high"]
+        if value is not None and low is not None and not low <= value <= high:  # NaN is in no range
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            wrong.append(f"{flag_of(f.name)} must be {limits}, got {value}")
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return options_class(**values)
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which model a script starts from."""
-
-    model: str = option(
-        "mini",
-        "pretrained weights: mini (bundled), 124M, 355M, 774M or 1558M (in checkpoints/NAME), or a folder",
-    )
-    from_scratch: bool = option(False, "keep the shape of --model, with random weights")
-    n_layer: int = option(None, "blocks, for a shape of your own (from scratch)", int, 1, 1000)
-    n_head: int = option(None, "attention heads, likewise", int, 1, 1000)
-    n_embd: int = option(None, "width, likewise; a multiple of n_head", int, 1, 100_000)
-    n_positions: int = option(None, "longest input in tokens, likewise", int, 1, 1_000_000)
-
-    @property
-    def pretrained(self):
-        """Whether these flags ask for learned weights."""
-        return not self.from_scratch and not self.shape()
-
-    def recipe(self, mini, pretrained, from_scratch, rate_factor=1):
-        """Which of three sets of defaults fits this model -> dict. rate_factor, that of TrainableOptions, is for learned weights."""
-        if not self.pretrained:
-            return from_scratch
-        recipe = mini if self.model == "mini" else pretrained
-        return recipe | {"learning_rate": recipe["learning_rate"] * rate_factor}
-
-    def shape(self):
-        """The flags that change the shape -> dict for `dataclasses.replace(GPT2Config, ...)`."""
-        names = ("n_layer", "n_head", "n_embd", "n_positions")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+def add_flag(parser, f):
+    """Add the flag of a dataclass field to an argparse parser."""
+    flag, help, choices = flag_of(f.name), f.metadata["help"], f.metadata["choices"]
+    if f.type is bool:
+        parser.add_argument(flag, action="store_true", help=help)
+        return
+    if f.default is not None:
+        help = f"{help} (default: {f.default})"
+    parser.add_argument(flag, type=f.type, choices=choices, default=f.default, help=help)
 
 
-@dataclass(frozen=True)
-class TrainableOptions:
-    """Which of the model's weights are trained. The rate for adapters is that of Hu et al. 2021, table 11, beside GPT-2's."""
+def flag_of(name):
+    """The flag of a field: "batch_size" -> "--batch-size"."""
+    return "--" + name.replace("_", "-")
 
-    train: str = option(
-        "full",
-        "all weights; low-rank adapters and a classifier's head (default rate: 4 times that of full); the last "
-        "block, final norm and head (2 times); or the head (20 times)",
-        choices=("full", "lora", "last-block", "head"),
-    )
-    lora_rank: int = option(None, "rank of the adapters; default: 8", int, 1, 10_000)
-    lora_alpha: float = option(
-        None, "their scale, times the rank; default: twice the rank", float, 0.0, 1e6
-    )
-    lora_dropout: float = option(
-        None, "probability on their input; default: that of --dropout", float, 0.0, 0.95
-    )
-    lora_targets: str = option(None, f"some of {','.join(LORA_TARGETS)}; default: all", str)
 
-    def __post_init__(self):
-        for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"):
-            if getattr(self, name) is not None and self.train != "lora":
-                raise UserError(
-                    f"--{name.replace('_', '-')} goes with --train lora, but --train is {self.train}; leave out either"
-                )
-
-    @property
-    def rate_factor(self):
-        """What the default learning rate of a pretrained model is multiplied by."""
-        return {"full": 1, "lora": 4, "last-block": 2, "head": 20}[self.train]
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# The columns of a script's DEFAULTS, whose rows are the kinds of models.
+IN_TABLE = ("epochs", "batch_size", "learning_rate", "weight_decay", "dropout", "max_length")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a model is trained; the same flags in every training script.
+    """The flags of every training script, and five settings for readers who experiment."""
 
-    The fields without a flag (after `out`) are set by scripts and by readers who experiment.
-    """
-
-    epochs: int = option(
-        None, "passes over the training set; default: by the model", int, 1, 10_000
+    data: str = option("sample", "what to train on")
+    model: str = option(
+        "mini",
+        "pretrained weights: mini (bundled), 124M, 355M, 774M or 1558M (in checkpoints/NAME), or a "
+        "folder",
     )
-    max_steps: int = option(None, "stop after so many optimizer steps; default: no limit", int, 1)
-    batch_size: int = option(
-        None, "examples per optimizer step, over all processes; default: by the model", int, 1
-    )
+    from_scratch: bool = option(False, "keep the shape of --model, with random weights")
+    n_layer: int = option(None, "blocks, for a shape of your own (from scratch)", 1, 1000)
+    n_head: int = option(None, "attention heads, also from scratch", 1, 1000)
+    n_embd: int = option(None, "width, also from scratch; a multiple of n_head", 1, 100_000)
+    n_positions: int = option(None, "longest input in tokens, also from scratch", 1, 1_000_000)
+    epochs: int = option(None, "passes over the training set", 1, 10_000)
+    max_steps: int = option(None, "stop after this many optimizer steps", 1)
+    batch_size: int = option(None, "examples per optimizer step, over all processes", 1)
     micro_batch_size: int = option(
-        None, "examples one process takes at once; default: the whole batch", int, 1
+        None, "examples a process takes at once, to save memory (default: all)", 1
     )
-    learning_rate: float = option(
-        None, "peak rate of AdamW; default: by the model", float, 0.0, 1.0
-    )
-    weight_decay: float = option(
-        None, "decoupled decay of the weight matrices; default: by the model", float, 0.0, 10.0
-    )
-    warmup: float = option(
-        0.1, "share of all steps in which the rate rises to its peak", float, 0.0, 1.0
-    )
-    dropout: float = option(None, "probability; default: by the model", float, 0.0, 0.95)
-    max_length: int = option(None, "longest example in tokens; default: by the model", int, 1)
-    eval_every: int = option(0, "steps between evaluations on val; 0: once an epoch", low=0)
-    save_every: int = option(0, "steps between resumable states; 0: at every evaluation", low=0)
-    patience: int = option(
-        0, "stop after so many evaluations without a better one; 0: never", low=0
-    )
-    seed: int = option(0, "fixes initial weights, order, dropout and splits", low=0, high=2**32 - 1)
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option(
-        "auto",
-        "of the matrix products; weights stay fp32",
-        choices=("auto", "fp32", "bf16", "fp16"),
-    )
+    learning_rate: float = option(None, "peak learning rate of AdamW", 0.0, 1.0)
+    weight_decay: float = option(None, "weight decay of the matrices", 0.0, 10.0)
+    warmup: float = option(0.1, "share of all steps in which the rate rises", 0.0, 1.0)
+    dropout: float = option(None, "dropout probability", 0.0, 0.95)
+    max_length: int = option(None, "longest example in tokens", 1)
+    eval_every: int = option(0, "steps between evaluations on val; 0: once an epoch", 0)
+    save_every: int = option(0, "steps between saved states; 0: at every evaluation", 0)
+    patience: int = option(0, "stop after this many evaluations without a better one; 0: never", 0)
+    seed: int = option(0, "of initial weights, order, dropout and splits", 0, 2**32 - 1)
+    device: str = option("auto", "where to compute", choices=DEVICES)
+    precision: str = option("auto", "of matrix products; weights stay fp32", choices=PRECISIONS)
     compile: str = option("auto", "torch.compile", choices=("auto", "on", "off"))
     checkpoint_activations: bool = option(
         False, "recompute blocks in the backward pass: less memory, a third slower"
     )
-    skip_nonfinite: bool = option(
-        False, "leave out steps whose gradient is not finite, instead of stopping"
-    )
-    resume: bool = option(False, "continue the run in --out from its last saved state")
-    resume_anyway: bool = option(
-        False, "with --resume: even with other epochs, steps, rate, warmup, dropout or precision"
-    )
-    overwrite: bool = option(False, "throw away what is in --out")
-    out: str = option(None, "run folder", str)
+    resume: bool = option(False, "continue the run in --out from its saved state")
+    overwrite: bool = option(False, "delete the run that is in --out")
+    out: str = option("runs/run", "run folder")
 
     schedule: str = "linear"  # or "cosine"
-    final_rate: float = 0.0  # the schedule's end, as a share of learning_rate
-    beta1: float = 0.9
+    beta1: float = 0.9  # of AdamW
     beta2: float = 0.999
     clip: float = 1.0  # largest norm of the gradient
     log_every: int = 10  # steps
 
+    @property
+    def pretrained(self):
+        """Whether the model starts from pretrained weights."""
+        return not self.from_scratch and not self.shape()
+
+    def shape(self):
+        """The flags that set a shape -> dict for GPT2Config."""
+        names = ("n_layer", "n_head", "n_embd", "n_positions")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def is_trial(self):
+        """Whether data and model are the bundled ones."""
+        return self.data == "sample" and self.model == "mini" and self.pretrained
+
+    def complete(self, defaults):
+        """Fill in what was not given, from the row of a script's DEFAULTS that fits the model."""
+        kind = "from scratch"
+        if self.pretrained:
+            kind = "mini" if self.model == "mini" else "pretrained"
+        row = zip(IN_TABLE, defaults[kind])
+        missing = {name: value for name, value in row if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
     def describe(self):
-        """The options that shape the result, on one line."""
-        limit = f", at most {self.max_steps} steps" if self.max_steps else ""
+        """The settings that shape the result, on one line."""
+        limit = f" (at most {self.max_steps} steps)" if self.max_steps else ""
         return (
-            f"training: {self.epochs} epochs{limit}, batch {self.batch_size}, rate {self.learning_rate:g} with {self.warmup:g} "
-            f"warmup then {self.schedule}, weight decay {self.weight_decay:g}, dropout {self.dropout:g}, "
+            f"training: {self.epochs} epochs{limit}, batch {self.batch_size}, "
+            f"learning rate {self.learning_rate:g}, warmup {self.warmup:g}, {self.schedule}, "
+            f"weight decay {self.weight_decay:g}, dropout {self.dropout:g}, "
             f"length {self.max_length}, seed {self.seed}"
         )
 
 
-def _flags(cls):
-    """The fields of a dataclass that are flags."""
-    return [f for f in dataclasses.fields(cls) if f.metadata]
+LEARNING_RATE_FACTORS = {"full": 1, "lora": 4, "head": 20}
 
 
-def add_options(parser, cls, **defaults):
-    """Add the flags of a dataclass to an argparse parser; `defaults` replaces some of them."""
-    for f in _flags(cls):
-        flag, text, default = (
-            "--" + f.name.replace("_", "-"),
-            f.metadata["help"],
-            defaults.get(f.name, f.default),
-        )
-        if f.metadata["kind"] is bool:
-            parser.add_argument(flag, action="store_true", help=text)
-        else:
-            stated = "" if default is None else f" (default: {default})"
-            metavar = (
-                None
-                if f.metadata["choices"]
-                else {int: "N", float: "X", str: "NAME"}[f.metadata["kind"]]
-            )
-            parser.add_argument(
-                flag,
-                type=f.metadata["kind"],
-                choices=f.metadata["choices"],
-                default=default,
-                metavar=metavar,
-                help=text + stated,
-            )
+@dataclass(frozen=True)
+class FinetuneOptions(TrainOptions):
+    """The flags of both fine-tuning scripts."""
 
-
-def from_args(cls, args):
-    """Parsed arguments -> a checked instance of the dataclass. Raises UserError that lists every value out of range."""
-    values, wrong = {f.name: getattr(args, f.name) for f in _flags(cls)}, []
-    for f in _flags(cls):
-        value, low, high = values[f.name], f.metadata["low"], f.metadata["high"]
-        within = value is None or (low is None or low <= value) and (high is None or value <= high)
-        if not within:  # NaN never is
-            limits = f"at least {low}" if high is None else f"from {low} to {high}"
-            wrong.append(f"--{f.name.replace('_', '-')} must be {limits}, got {value}")
-    if wrong:
-        raise UserError("; ".join(wrong))
-    return cls(**values)
-
-
-def settle_length(options, asked, n_positions):
-    """TrainOptions with a max_length that the model can read: a recipe's is lowered to n_positions.
-
-    asked: what --max-length was given, or None. Raises UserError if that is above n_positions.
-    """
-    if asked is not None and asked > n_positions:
-        raise UserError(
-            f"--max-length {asked} is above the model's n_positions, {n_positions}; lower it"
-        )
-    return dataclasses.replace(options, max_length=min(options.max_length, n_positions))
-
-
-def describe_recipes(**recipes):
-    """Sets of defaults by the kind of model, for --help."""
-    return "defaults by the model" + "".join(
-        f"\n  {name.replace('_', ' ')}: {as_flags(recipe)}" for name, recipe in recipes.items()
+    train: str = option(
+        "full",
+        "what is trained: all weights; low-rank adapters and a classifier's head; or the head "
+        "alone. The default learning rate of pretrained weights is multiplied by 4 and 20 for the "
+        "last two",
+        choices=tuple(LEARNING_RATE_FACTORS),
+    )
+    lora_rank: int = option(None, "rank of the adapters (default: 8)", 1, 10_000)
+    lora_alpha: float = option(
+        None, "adapters are scaled by alpha / rank (default: twice the rank)", 0.0, 1e6
     )
 
+    def __post_init__(self):
+        for name in ("lora_rank", "lora_alpha"):
+            if getattr(self, name) is not None and self.train != "lora":
+                raise UserError(
+                    f"{flag_of(name)} goes with --train lora, but --train is {self.train}; "
+                    "leave out either"
+                )
 
-def as_flags(values):
-    """dict -> the text "--name value ..." that a person would type."""
-    return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in values.items())
+    def complete(self, defaults):
+        """As TrainOptions.complete, with the learning rate that fits --train."""
+        options = super().complete(defaults)
+        if self.learning_rate is None and self.pretrained:
+            rate = options.learning_rate * LEARNING_RATE_FACTORS[self.train]
+            options = dataclasses.replace(options, learning_rate=rate)
+        return options
 
 
-def fill(options, **values):
-    """A copy of a dataclass instance whose fields that are None take the given values."""
-    return dataclasses.replace(
-        options, **{k: v for k, v in values.items() if getattr(options, k) is None}
-    )
+def describe_defaults(defaults):
+    """A script's DEFAULTS as a table for --help."""
+    lines = ["defaults by the kind of model:"]
+    for kind, values in {"": IN_TABLE, **defaults}.items():
+        cells = "".join(f"{value:>14}" for value in values)
+        lines.append(f"{kind:12}{cells}")
+    return "\n".join(lines)

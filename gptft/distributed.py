@@ -1,12 +1,11 @@
-"""One process or many: rank, world size and sums over processes. With one process every function is a no-op.
+"""One process or many: rank, world size and sums over processes.
 
-`torchrun --nproc-per-node N script.py` starts N copies of a script and tells each its place through environment
-variables; PyTorch's own process group does the talking: NCCL for tensors on a GPU, gloo for those of the CPU, so that to
-exchange a count no GPU has to wait. All copies do the same in the same order, each with its share of the rows; the
-first, rank 0, alone prints and writes. If one dies, the others fail in their next exchange or are ended by torchrun,
-and the run continues from its last saved state.
+`torchrun --nproc-per-node N script.py` starts N copies of a script and tells each its rank through
+environment variables. PyTorch's process group connects them: NCCL for tensors on a GPU, gloo for
+tensors of the CPU. All processes do the same in the same order, each with its share of the rows.
+Rank 0 alone prints and writes. With one process, every function here does nothing.
 
-Source: torch.distributed documentation; the variables are torchrun's.
+Source: torch.distributed documentation.
 """
 
 import contextlib
@@ -20,28 +19,22 @@ from gptft.errors import UserError
 
 
 def setup(device):
-    """Join the process group when started by torchrun; from here on, rank 0 alone prints. `device`: as --device names it.
+    """Join the process group if torchrun started this process. device: the flag --device.
 
-    Raises UserError if there are more processes than GPUs.
+    From here on, only rank 0 prints. Raises UserError if there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
-    cuda = device in ("auto", "cuda") and torch.cuda.is_available()
-    if cuda:
-        n_processes, n_devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if n_processes > n_devices:
-            raise UserError(
-                f"{n_processes} processes but {n_devices} GPUs; lower --nproc-per-node, or use --device cpu"
-            )
+    use_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+    if use_cuda:
+        n_processes, n_gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if n_processes > n_gpus:
+            hint = "lower --nproc-per-node, or use --device cpu"
+            raise UserError(f"{n_processes} processes but {n_gpus} GPUs; {hint}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
     if not is_main():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
-
-
-def rows_at_once(options):
-    """The most examples that one process takes in a pass of training. `options`: TrainOptions."""
-    return options.micro_batch_size or -(-options.batch_size // world_size())
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def cleanup():
@@ -51,27 +44,34 @@ def cleanup():
 
 
 def rank():
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size():
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main():
-    """True in the one process that prints and writes files."""
+    """Whether this is the process that prints and writes files."""
     return rank() == 0
 
 
+def rows_per_process(options):
+    """The most examples that a process takes at once in training. options: TrainOptions."""
+    return options.micro_batch_size or -(-options.batch_size // world_size())
+
+
 def sum_over_processes(tensor):
-    """Add a tensor elementwise over all processes, in place; returns it."""
+    """Add up a tensor over all processes, in place, and return it."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def largest(number):
-    """The largest `number`, an integer, of all processes, in each of them."""
+    """The largest of an integer that every process has."""
     tensor = torch.tensor(number)
     if world_size() > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
@@ -79,7 +79,8 @@ def largest(number):
 
 
 def gather(items):
-    """This process's list of plain objects -> the lists of all processes, one after the other, in each of them."""
+    """Concatenate a list of plain objects that every process has, by rank -> the same list in
+    all."""
     if world_size() == 1:
         return items
     lists = [None] * world_size()
@@ -94,7 +95,7 @@ def barrier():
 
 @contextlib.contextmanager
 def main_first():
-    """Rank 0 runs the block while the others wait, then they do: what it writes, they find. If it fails, so do they."""
+    """A context that rank 0 runs before the others do. If it fails there, the others fail, too."""
     if not is_main():
         barrier()
     yield

@@ -1,371 +1,255 @@
-"""Text from a language model: `generate()` for programs, `python -m gptft.generate` for people.
+"""Text from a language model: `python -m gptft.generate`.
 
-Prompts are plain text to be continued, or instructions, which are put into the wording that the model was tuned with
-and that its folder names. Standard output carries the model's text and nothing else; what was chosen (which model,
-where, which seed) goes to standard error.
+Prompts are plain text to be continued, or instructions, which are put into the template that the
+model was tuned with. Without any, the prompt is read from standard input, unless that is a
+terminal. Standard output has the model's text and nothing else; everything about it
+(which model, which device, which seed) goes to standard error.
 
-Left out: a memory of the conversation in --interactive; the models are tuned on single turns.
+Not here: a memory of the conversation in --interactive; the models are tuned on single turns.
 """
 
+import codecs
 import json
+import os
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptft.config import add_options, from_args, option
-from gptft.errors import Parser, UserError, command
-from gptft.files import write_text
-
-
-def generate(
-    model,
-    prompts,
-    max_new_tokens,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    repetition_penalty=1.0,
-    eos_id=None,
-    seed=None,
-    stop_ids=(),
-    stop=(),
-    tokenizer=None,
-    batch_size=None,
-    on_text=None,
-):
-    """Continue prompts -> their new ids, list[list[int]], each up to and with the id that ended it.
-
-    Args:
-        model: GPT2. prompts: list of lists of ids, none empty; they may be of unequal lengths.
-        max_new_tokens: per prompt. temperature: 0 is greedy. top_k, top_p, repetition_penalty: as in `Sampling`.
-        eos_id, stop_ids: an id, and more of them, that end a text. stop: a string or several that end it; they need the
-            tokenizer, and the ids go as far as the token that completes one.
-        seed: row i draws from its own generator, (seed, i), so in float32 it gets the same text with any batch mates.
-        batch_size: prompts in one pass; default: all. on_text: called with (i, str) whenever prompt i has more text.
-    Raises UserError if a prompt and max_new_tokens exceed n_positions, ValueError for other values out of range.
-    """
-    from gptft.decoding import (
-        decode,
-    )  # torch takes a second to load, and --help should not wait for it
-    from gptft.sampling import Sampling
-
-    stop_ids = {*stop_ids} if eos_id is None else {*stop_ids, eos_id}
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    written = decode(
-        model,
-        prompts,
-        max_new_tokens,
-        sampling,
-        seed=seed,
-        stop_ids=stop_ids,
-        stop=stop,
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        on_text=on_text,
-    )
-    return [generation.ids for _, generation in sorted(written)]
-
-
-# ---------------------------------------------------------------- the command
+from gptft.checkpoints.folders import load_model, read_model_info
+from gptft.config import DEVICES, PRECISIONS, option, parse_options
+from gptft.data.instructions import TEMPLATES
+from gptft.data.records import Record, read_records, text_field
+from gptft.data.records import decode as decode_text
+from gptft.data.tokenizer import VOCAB_SIZE, Tokenizer
+from gptft.errors import CheckpointError, UserError, command, write_text
+from gptft.generation.decoding import check_room, decode, generate  # noqa: F401 (public here)
+from gptft.generation.sampling import Sampling
+from gptft.model import GPT2
+from gptft.training.devices import choose_device
+from gptft.training.start import check_vocabulary, model_folder
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """How text is written."""
+class Options:
+    """The flags of the command."""
 
-    max_new_tokens: int = option(200, "longest text in tokens", low=1)
-    temperature: float = option(
-        0.8, "divides the logits; 0 always takes the likeliest token", low=0.0, high=100.0
+    model: str = option(
+        None,
+        "124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a folder (default: the newest "
+        "language model under runs/, else mini)",
     )
-    top_k: int = option(None, "choose among the N likeliest tokens; default: all", int, 1)
+    prompt: str = option(
+        None, "text to continue; -, or a pipe: from standard input (default: start from nothing)"
+    )
+    instruction: str = option(None, "what to do, put into the model's own template")
+    input: str = option(None, "the input of --instruction")
+    interactive: bool = option(False, "answer each line of standard input")
+    file: str = option(
+        None,
+        "a data file with a field prompt, or instruction and perhaps input; prints its records as "
+        "JSONL, with the field response added",
+    )
+    out: str = option(None, "where the result of --file goes (default: standard output)")
+    max_new_tokens: int = option(200, "longest text in tokens", 1)
+    temperature: float = option(
+        0.8, "divides the logits; 0 takes the most likely token", 0.0, 100.0
+    )
+    top_k: int = option(None, "choose among the N most likely tokens (default: all)", 1)
     top_p: float = option(
-        0.95, "choose among the fewest tokens whose probabilities reach X", low=0.001, high=1.0
+        0.95, "choose among the fewest tokens whose probabilities reach X", 0.001, 1.0
     )
     repetition_penalty: float = option(
-        1.0, "above 1: what has been said becomes less likely", low=0.1, high=10.0
+        1.0, "above 1, tokens that occurred become less likely", 0.1, 10.0
     )
-    num_samples: int = option(1, "texts for each prompt", low=1, high=10_000)
-    batch_size: int = option(16, "texts written at the same time", low=1)
+    num_samples: int = option(1, "texts for each prompt", 1, 10_000)
+    batch_size: int = option(16, "texts generated at the same time", 1)
     seed: int = option(
-        None, "same seed and prompts, same texts; default: drawn, and printed", int, 0, 2**32 - 1
+        None, "same seed and prompts, same texts (default: drawn, and printed)", 0, 2**32 - 1
     )
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = option("auto", "of the weights", choices=("auto", "fp32", "bf16", "fp16"))
-
-
-def parse(argv):
-    parser = Parser(prog="python -m gptft.generate", description=__doc__)
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="124M, 355M, 774M, 1558M (in checkpoints/NAME), mini, or a "
-        "folder; default: the newest language model under runs/, else mini",
-    )
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="text to continue (default: start from nothing)"
-    )
-    parser.add_argument(
-        "--instruction", metavar="TEXT", help="what to do, put into the model's own wording"
-    )
-    parser.add_argument("--input", metavar="TEXT", help="what --instruction is about")
-    parser.add_argument(
-        "--interactive", action="store_true", help="answer line after line from standard input"
-    )
-    parser.add_argument(
-        "--file",
-        metavar="FILE",
-        help=".jsonl, .csv or .json with a field prompt, or instruction and "
-        "perhaps input; writes JSONL with the field response added",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="where --file's result goes (default: standard output)"
-    )
-    add_options(parser, GenerateOptions)
-    parser.add_argument(
-        "--stop",
-        metavar="TEXT",
-        action="append",
-        default=[],
-        help="end before this text; may be repeated",
-    )
-    parser.add_argument(
-        "--stop-id",
-        metavar="N",
-        type=int,
-        action="append",
-        default=[],
-        help="end at this token id, as at end-of-text; may be repeated",
-    )
-    parser.add_argument(
-        "--logprobs",
-        action="store_true",
-        help="also give each token's natural log-probability by the "
-        "model itself (temperature 1, nothing filtered)",
-    )
-    args = parser.parse_args(argv)
-    tasks = ("prompt", "instruction", "file", "interactive")
-    given = [flag for flag in tasks if getattr(args, flag) not in (None, False)]
-    if len(given) > 1:
-        raise UserError(f"--{given[0]} and --{given[1]} exclude each other; choose one")
-    for flag, needed in (("input", "instruction"), ("out", "file")):
-        if getattr(args, flag) is not None and getattr(args, needed) is None:
-            raise UserError(f"--{flag} goes with --{needed}; add it, or leave out --{flag}")
-    if args.out:  # to be said before the work, not after it
-        out = Path(args.out)
-        if not out.parent.is_dir():
-            raise UserError(f"no such folder, {out.parent}, for --out; make it")
-        if out.is_dir() or out.resolve() == Path(args.file).resolve():
-            raise UserError(f"--out is a folder, or --file itself, {out}; choose another name")
-    if "" in args.stop:
-        raise UserError("--stop is empty; give the text to stop at")
-    if any(id < 0 for id in args.stop_id):
-        raise UserError(f"--stop-id must be at least 0, got {min(args.stop_id)}")
-    return args, from_args(GenerateOptions, args)
+    device: str = option("auto", "where to compute", choices=DEVICES)
+    precision: str = option("auto", "of the weights", choices=PRECISIONS)
 
 
 @command
 def main(argv):
-    args, options = parse(argv)
-    writer = _Writer(args, options)
-    if args.interactive:
-        _interactive(writer)
-    elif args.file:
-        _file(writer, args.file, args.out)
+    options = parse_options(Options, argv, "python -m gptft.generate", __doc__)
+    check_options(options)
+    writer = Writer(options)
+    if options.interactive:
+        answer_lines(writer)
+    elif options.file:
+        answer_file(writer)
+    elif options.instruction is not None:
+        writer.show(writer.encode_instruction(options.instruction, options.input or ""))
     else:
-        writer.show(writer.encode(args.prompt, args.instruction, args.input or ""))
+        prompt = options.prompt
+        if prompt == "-" or prompt is None and not sys.stdin.isatty():
+            prompt = decode_text(sys.stdin.buffer.read(), Path("standard input")).rstrip("\r\n")
+        writer.show(writer.encode(prompt or ""))
+
+
+def check_options(options):
+    """Raise UserError for flags that exclude each other, and for an --out that can't be written."""
+    tasks = ("prompt", "instruction", "file", "interactive")
+    given = [name for name in tasks if getattr(options, name) not in (None, False)]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} exclude each other; choose one")
+    for name, needed in (("input", "instruction"), ("out", "file")):
+        if getattr(options, name) is not None and getattr(options, needed) is None:
+            raise UserError(f"--{name} goes with --{needed}; add it, or leave out --{name}")
+    if options.out:
+        out = Path(options.out)
+        if not out.parent.is_dir():
+            raise UserError(f"no such folder, {out.parent}, for --out; make it")
+        if out.is_dir() or out.resolve() == Path(options.file).resolve():
+            raise UserError(f"--out is a folder, or --file itself, {out}; choose another name")
 
 
 def find_model(name=None, classifier=False):
-    """--model -> (Path, why): the one named, else the newest run's language model or classifier, else the bundled model.
+    """--model -> (its folder, why): the one that is named, or else the newest run of the right
+    kind.
 
-    Raises UserError if what is named is not there.
+    Runs that `load_model` refuses for their config.json are passed over. Without a run of the right
+    kind, a language model is the bundled one. Raises UserError if there is none.
     """
-    from gptft.checkpoints.gpt2_config import read_huggingface_config
-    from gptft.initial import model_folder
-
     if name:
         return model_folder(name), "as asked"
-    runs = [
-        weights
-        for weights in Path("runs").rglob("model.safetensors")
-        if (weights.parent / "config.json").exists()
-    ]
-    for weights in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
-        if read_huggingface_config(weights.parent / "config.json").is_classifier == classifier:
-            return weights.parent, "the newest run"
+    runs = sorted(Path("runs").rglob("model.safetensors"), key=os.path.getmtime)
+    for path in reversed(runs):
+        try:
+            info = read_model_info(path.parent)
+        except CheckpointError:
+            continue
+        if info.is_classifier == classifier and info.config.vocab_size >= VOCAB_SIZE:
+            return path.parent, "the newest run"
     if classifier:
-        raise UserError(
-            "no classifier in a folder under runs/; name one with --model, or train one with: "
-            "python scripts/finetune_imdb.py"
-        )
+        raise UserError("no classifier under runs/; train one: python scripts/finetune_imdb.py")
     return model_folder("mini"), "bundled"
 
 
-class _Writer:
-    """The model of a command, ready to write."""
+class Writer:
+    """A model that is ready to write."""
 
-    def __init__(self, args, options):
-        from gptft.data.alpaca import TEMPLATES
-        from gptft.hardware import choose_hardware
-        from gptft.language import check_vocabulary
-        from gptft.model import GPT2
-        from gptft.pretrained import load_model
-        from gptft.sampling import Sampling
-        from gptft.tokenizer import Tokenizer
-
-        folder, why = find_model(args.model)
-        hardware = choose_hardware(options.device, options.precision, n_steps=0)
-        self.model = load_model(folder, dtype=hardware.dtype, device=hardware.device)
+    def __init__(self, options):
+        folder, why = find_model(options.model)
+        device = choose_device(options.device, options.precision)
+        self.model = load_model(folder, dtype=device.dtype, device=device.name)
         if not isinstance(self.model, GPT2):
             raise UserError(
-                f"a classifier writes no text, {folder}; give a language model, or use gptft.predict"
+                f"a classifier generates no text, {folder}; "
+                "give a language model, or use python -m gptft.predict"
             )
         check_vocabulary(self.model, folder)
-        self.folder, self.options, self.log_probs = folder, options, args.logprobs
+        self.folder = folder
+        self.options = options
         self.tokenizer = Tokenizer(self.model.special_tokens)
-        self.template = TEMPLATES.get(self.model.template)
-        self.stop, self.stop_ids = args.stop, {self.tokenizer.eot, *args.stop_id}
         self.sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.repetition_penalty
         )
         self.seed = secrets.randbits(32) if options.seed is None else options.seed
-        n_parameters = sum(p.numel() for p in self.model.parameters())
-        tell(
-            f"model: {folder} ({why}), {n_parameters:,} parameters, template: {self.model.template or 'none'}"
+        n = sum(p.numel() for p in self.model.parameters())
+        print_note(
+            f"model: {folder} ({why}), {n:,} parameters, template: {self.model.template}\n"
+            f"device: {device.reason}; seed {self.seed}"
         )
-        tell(f"computing on {hardware.why}; seed {self.seed}")
 
-    def encode(self, prompt=None, instruction=None, input=""):
-        """A text to continue, or an instruction -> token ids."""
-        if instruction is None:
-            return self.tokenizer.encode(prompt or "") or [
-                self.tokenizer.eot
-            ]  # end-of-text also begins a text
-        if self.template is None:
+    def encode(self, prompt):
+        """A text to continue -> list of ids. End-of-text also starts a text."""
+        return self.tokenizer.encode(prompt) or [self.tokenizer.eot]
+
+    def encode_instruction(self, instruction, input=""):
+        """An instruction in the model's template -> list of ids."""
+        template = TEMPLATES.get(self.model.template)
+        if template is None:
             raise UserError(
-                f"the model knows no wording for instructions, {self.folder}; use --prompt, or a model "
-                "made by scripts/finetune_alpaca.py"
+                f"the model was not tuned on instructions, {self.folder}; "
+                "use --prompt, or a model made by scripts/finetune_alpaca.py"
             )
-        return self.template.encode(self.tokenizer, instruction, input)
+        return template.encode(self.tokenizer, instruction, input)
 
-    def write(self, prompts, turn=0, on_text=None):
-        """Yields (i, Generation): sample i % num_samples of prompt i // num_samples; the seed is --seed + turn."""
-        from gptft.decoding import decode
+    def decode(self, prompts, turn):
+        """Yield (i, id) as `generation.decoding.decode`. The seed of a turn is --seed + turn."""
+        options, eot, seed = self.options, self.tokenizer.eot, self.seed + turn
+        n_new = options.max_new_tokens
+        return decode(self.model, prompts, n_new, self.sampling, eot, seed, options.batch_size)
 
-        prompts = [prompt for prompt in prompts for _ in range(self.options.num_samples)]
-        return decode(
-            self.model,
-            prompts,
-            self.options.max_new_tokens,
-            self.sampling,
-            seed=self.seed + turn,
-            stop_ids=self.stop_ids,
-            stop=self.stop,
-            tokenizer=self.tokenizer,
-            log_probs=self.log_probs,
-            batch_size=self.options.batch_size,
-            on_text=on_text,
-        )
+    def samples(self, prompts, turn=0):
+        """Continue prompts -> (text, whether it ended by itself) for num_samples of each."""
+        rows = [prompt for prompt in prompts for _ in range(self.options.num_samples)]
+        samples = [[] for _ in rows]
+        for i, id in self.decode(rows, turn):
+            samples[i].append(id)
+        for ids in samples:
+            ended = ids[-1] == self.tokenizer.eot
+            yield self.tokenizer.decode(ids[:-1] if ended else ids), ended
 
     def show(self, prompt, turn=0):
-        """Print what follows a prompt: one text while it is being written, several when all are there."""
-        many = self.options.num_samples > 1
-        written = self.write(
-            [prompt], turn, None if many else lambda _, text: print(text, end="", flush=True)
-        )
-        for i, generation in sorted(written):
-            print(f"--- sample {i + 1}\n{generation.text}" if many else "")
-            if self.log_probs:
-                for token, log_prob in self.tokens(generation):
-                    print(f"{log_prob:10.4f}  {token!r}")
-
-    def tokens(self, generation):
-        """A Generation -> [(its token as text, log-probability), ...]."""
-        return [
-            (self.tokenizer.decode([id]), round(p, 6))
-            for id, p in zip(generation.ids, generation.log_probs)
-        ]
-
-
-def _interactive(writer):
-    """Answer each line of standard input on its own, until it ends. Ctrl-C ends an answer."""
-    asked_for = "an instruction" if writer.template else "a text to continue"
-    tell(
-        f"enter {asked_for}; every line stands alone; Ctrl-C ends an answer, Ctrl-D the conversation"
-    )
-    turn = 0
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
+        """Print the continuation of a prompt: one text as it is generated, several at the end."""
+        if self.options.num_samples > 1:
+            for i, (text, _) in enumerate(self.samples([prompt], turn), 1):
+                print(f"--- sample {i}\n{text}")
             return
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"not UTF-8 ({error.reason}), standard input; send UTF-8 text"
-            ) from error
-        if not line:
-            continue
+        # A character may need several tokens: the decoder holds its first bytes back.
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for _, id in self.decode([prompt], turn):
+            if id != self.tokenizer.eot:
+                piece = decoder.decode(self.tokenizer.decode_bytes([id]))
+                print(piece, end="", flush=True)
+        print(decoder.decode(b"", final=True))
+
+
+def answer_lines(writer):
+    """Answer each line of standard input on its own. Ctrl-C ends an answer."""
+    encode, wanted = writer.encode, "a text to continue"
+    if writer.model.template in TEMPLATES:
+        encode, wanted = writer.encode_instruction, "an instruction"
+    print_note(f"enter {wanted}; Ctrl-C ends an answer, Ctrl-D ends the program")
+    for turn, record in enumerate(read_lines()):
+        line = record.fields["text"]
         try:
-            writer.show(
-                writer.encode(instruction=line) if writer.template else writer.encode(line), turn
-            )
+            if line:
+                writer.show(encode(line), turn)
         except KeyboardInterrupt:
             print()
-        except UserError as error:  # too long a line is no reason to leave
-            tell(f"error: {error}")
-        turn += 1
+        except UserError as error:  # a line that is too long does not end the conversation
+            print_note(f"error: {error}")
 
 
-def _file(writer, path, out):
-    """Answer every record of a file; the results, in its order, go to `out` at once, or to standard output."""
-    from gptft.data.sources import read_records, text_field
-    from gptft.decoding import check_room
+def read_lines(file=None):
+    """Yield a Record with the field `text` for each line of a file, or of standard input."""
+    place = Path(file or "standard input")
+    with open(file, "rb") if file else sys.stdin.buffer as lines:
+        for number, line in enumerate(lines, 1):
+            yield Record(place, number, {"text": decode_text(line, place, number).strip()})
 
-    records, prompts = read_records(path), []
+
+def answer_file(writer):
+    """Answer every record of --file; all results are written together, in its order."""
+    options, n_positions = writer.options, writer.model.config.n_positions
+    records = read_records(options.file)
+    prompts = []
     for record in records:
         if "instruction" in record.fields:
             input = text_field(record, "input") if record.fields.get("input") else ""
-            prompts.append(writer.encode(None, text_field(record, "instruction"), input))
+            prompt = writer.encode_instruction(text_field(record, "instruction"), input)
         else:
-            prompts.append(writer.encode(text_field(record, "prompt")))
-        check_room(
-            prompts[-1],
-            writer.options.max_new_tokens,
-            writer.model.config.n_positions,
-            f", {record.place}",
-        )
-    n_samples, written = writer.options.num_samples, {}
-    for i, generation in writer.write(prompts):
-        written[i] = generation
-        if sys.stderr.isatty():
-            n = len(prompts) * n_samples
-            print(
-                f"\r{len(written):,} of {n:,} texts",
-                end="\n" if len(written) == n else "",
-                file=sys.stderr,
-            )
+            prompt = writer.encode(text_field(record, "prompt"))
+        check_room(prompt, options.max_new_tokens, n_positions, f", {record.place}")
+        prompts.append(prompt)
     lines = []
-    for i, generation in sorted(written.items()):
-        row = records[i // n_samples].fields | {
-            "response": generation.text,
-            "ended": generation.ended,
-        }
-        if n_samples > 1:
-            row["sample"] = i % n_samples
-        if writer.log_probs:
-            row["tokens"], row["logprobs"] = zip(*writer.tokens(generation))
+    for i, (text, ended) in enumerate(writer.samples(prompts)):
+        row = records[i // options.num_samples].fields | {"response": text, "ended": ended}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    if out:
-        write_text(out, "".join(lines))
-        tell(f"{len(lines):,} texts in {out}")
+    if options.out:
+        write_text(options.out, "".join(lines))
     else:
         print("".join(lines), end="")
 
 
-def tell(text):
-    """Print a line about what happens, beside the model's text."""
-    print(text, file=sys.stderr, flush=True)
+def print_note(line):
+    """Print a line on standard error, apart from the model's text."""
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

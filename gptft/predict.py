@@ -1,172 +1,153 @@
-"""Classify texts with a trained model: `python -m gptft.predict "a fine film"`, or a file, or standard input.
+"""Classify texts with a trained model: `python -m gptft.predict "a fine film"`.
 
-A JSON line comes out for each text, in their order: id, label and the probability of each class. Texts are cut as they
-were in training, which the run folder says. Standard output carries the results and nothing else; what was chosen goes
-to standard error. `--explain` shows which tokens spoke for the verdict: on a terminal the text in colours (NO_COLOR and
-FORCE_COLOR in the environment are minded), elsewhere as the field `tokens`, pairs of text and attribution.
+Texts come from the command line, from a file, or from standard input, one a line, where each is
+answered at once. A JSON line is printed for each text: id, label and the probability of each class.
+Texts are cut as they were in training, which the run folder records. Notes about the model go to
+standard error, and so does the accuracy on a file whose records have a label. `--explain` shows
+which tokens spoke for the label: the field `tokens`, pairs of text and attribution.
 
-Left out: the baseline's models; scripts/train_logreg.py reports them at once.
+Not here: the models of the baseline; scripts/train_logreg.py reports them.
 """
 
 import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
 
-from gptft.errors import DataError, Parser, UserError, command
-from gptft.generate import find_model, tell
+import numpy as np
 
-CHUNK = 1024  # texts that are sorted by length together; a terminal is answered text by text
-COLOURS = {
-    True: (4, (153, 117, 75)),
-    False: (24, (223, 215, 208)),
-}  # underlined blue, weak to strong; plain orange
+from gptft.checkpoints.folders import load_model
+from gptft.classifier import GPT2Classifier
+from gptft.config import DEVICES, PRECISIONS
+from gptft.data.classification import TRUNCATE, IMDbDataset, Review
+from gptft.data.records import Record, read_records, suffix_of, text_field
+from gptft.data.sources import name_fields
+from gptft.data.tokenizer import Tokenizer
+from gptft.errors import DataError, Parser, UserError, command, read_json
+from gptft.evaluation.classification import explain, log_probabilities
+from gptft.evaluation.metrics import wilson_interval
+from gptft.generate import find_model, print_note, read_lines
+from gptft.training.devices import choose_device
+from gptft.training.start import check_vocabulary
+
+CHUNK = 1024  # texts that are classified together
 
 
 def parse(argv):
     parser = Parser(prog="python -m gptft.predict", description=__doc__)
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: lines of standard input")
     parser.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="a text; default: standard input, a text a line"
-    )
-    parser.add_argument(
-        "--model", metavar="DIR", help="a classifier's folder; default: the newest one under runs/"
+        "--model", metavar="DIR", help="a classifier's folder (default: the newest under runs/)"
     )
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help=".txt, a text a line; or .jsonl, .csv or .json with a field text and "
-        "perhaps id, which otherwise is the number of the line",
+        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv with a field text, perhaps "
+        "label and id (else the number of the line)",
     )
-    parser.add_argument(
-        "--explain", action="store_true", help="show what each token had to do with the verdict"
-    )
-    for flag, values, text in (
-        ("--device", ("cpu", "cuda", "mps"), "where to compute"),
-        ("--precision", ("fp32", "bf16", "fp16"), "of the matrix products"),
-    ):
-        parser.add_argument(
-            flag, choices=("auto", *values), default="auto", help=f"{text} (default: auto)"
-        )
+    parser.add_argument("--columns", metavar="TEXT,LABEL", help="names or numbers, in --file")
+    parser.add_argument("--explain", action="store_true", help="show what each token contributed")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
     args = parser.parse_args(argv)
     if args.texts and args.file is not None:
-        raise UserError("a TEXT and --file exclude each other; choose one")
+        raise UserError("TEXT and --file exclude each other; choose one")
     return args
 
 
 @command
 def main(argv):
     args = parse(argv)
-
-    import numpy as np
-
-    from gptft.classifier import GPT2Classifier
-    from gptft.classify import explain, log_probabilities
-    from gptft.data.imdb import IMDbDataset, Review
-    from gptft.data.sources import text_field
-    from gptft.hardware import choose_hardware, evaluating
-    from gptft.language import check_vocabulary
-    from gptft.pretrained import load_model
-    from gptft.tokenizer import Tokenizer
-
     folder, why = find_model(args.model, classifier=True)
-    hardware = choose_hardware(args.device, args.precision, n_steps=0)
-    model, tokenizer = load_model(folder, device=hardware.device), Tokenizer()
+    device = choose_device(args.device, args.precision)
+    model = load_model(folder, device=device.name)
     if not isinstance(model, GPT2Classifier):
         raise UserError(
-            f"a language model has no classes, {folder}; give a classifier's folder, or use gptft.generate"
+            f"a language model has no classes, {folder}; "
+            "give a classifier's folder, or use python -m gptft.generate"
         )
     check_vocabulary(model, folder)
-    limit, truncate = cut_in_training(folder, model.config.n_positions)
-    names = model.class_names or [str(k) for k in range(model.n_classes)]
-    tell(
-        f"model: {folder} ({why}), classes: {', '.join(names)}; a text of more than {limit:,} tokens is cut: {truncate}\n"
-        f"computing on {hardware.why}"
+    tokenizer = Tokenizer()
+    max_length, truncate = truncation_of(folder, model.config.n_positions)
+    classes = model.class_names or list(map(str, range(model.n_classes)))
+    print_note(
+        f"model: {folder} ({why}), classes: {', '.join(classes)}\n"
+        f"texts of more than {max_length:,} tokens are cut: {truncate}\ndevice: {device.reason}"
     )
-    typed = not args.texts and args.file is None and sys.stdin.isatty()
-    if typed:
-        tell("enter a text a line; Ctrl-D ends")
-    records = iter(read_texts(args.texts, args.file))
-    while chunk := list(islice(records, 1 if typed else CHUNK)):
-        dataset = IMDbDataset(
-            [Review(r.fields.get("id", r.number), 0, text_field(r)) for r in chunk],
-            tokenizer,
-            limit,
-            truncate,
-        )
-        with evaluating(model, hardware):
-            probabilities = (
-                np.exp(log_probabilities(model, dataset, tokenizer.eot, hardware)).round(6).tolist()
-            )
-        for i, (review, p) in enumerate(zip(dataset.reviews, probabilities)):
-            row = {
-                "id": review.id,
-                "label": names[p.index(max(p))],
-                "probabilities": dict(zip(names, p)),
-            }
+    chunk_size = CHUNK
+    if not args.texts and args.file is None:
+        chunk_size = 1
+        if sys.stdin.isatty():
+            print_note("enter a text a line; Ctrl-D ends")
+    class_of = {str(k): k for k in range(len(classes))}
+    class_of |= {name: k for k, name in enumerate(classes)}
+    correct, unknown = [], set()  # of the texts with a label
+    records = read_texts(args.texts, args.file, args.columns)
+    while chunk := list(islice(records, chunk_size)):
+        reviews = [
+            Review(record.fields.get("id", record.number), 0, text_field(record))
+            for record in chunk
+        ]
+        dataset = IMDbDataset(reviews, tokenizer, max_length, truncate)
+        probabilities = np.exp(log_probabilities(model, dataset, device)).round(6).tolist()
+        for i, (review, p) in enumerate(zip(reviews, probabilities)):
+            predicted = int(np.argmax(p))
+            row = {"id": review.id, "label": classes[predicted]}
+            row["probabilities"] = dict(zip(classes, p))
             if args.explain:
                 row["tokens"] = explain(model, dataset[i][0], tokenizer)
-            print(
-                coloured(row)
-                if args.explain and wants_colour()
-                else json.dumps(row, ensure_ascii=False),
-                flush=typed,
-            )
+            print(json.dumps(row, ensure_ascii=False), flush=chunk_size == 1)
+            label = chunk[i].fields.get("label")
+            if str(label) in class_of:
+                correct.append(class_of[str(label)] == predicted)
+            elif label not in (None, ""):
+                unknown.add(str(label))
+    if unknown:
+        print_note(f"labels that are no class of the model don't count: {sorted(unknown)[:9]}")
+    if correct:
+        low, high = wilson_interval(sum(correct), len(correct))
+        accuracy = f"{np.mean(correct):.4f} (95 % interval {low:.4f}..{high:.4f})"
+        print_note(f"accuracy on {len(correct):,} labelled texts: {accuracy}")
 
 
-def read_texts(texts, file):
-    """Texts, or a file's name, or else standard input -> an iterable of Records with a field `text`. Raises DataError."""
-    from gptft.data.sources import Record, decode, read_records
-
-    if file and Path(file).suffix.lower() != ".txt":
-        return read_records(file)
+def read_texts(texts, file, columns):
+    """Yield a Record for each text that is not blank: of `texts`, of a file, or of standard
+    input."""
     if texts:
-        return [Record(Path("command line"), i, {"text": text}) for i, text in enumerate(texts, 1)]
-    name, lines = Path(file or "standard input"), open(file, "rb") if file else sys.stdin.buffer
-    numbered = (
-        (number, decode(line, name, number).strip()) for number, line in enumerate(lines, 1)
-    )
-    return (Record(name, number, {"text": text}) for number, text in numbered if text)
+        place = Path("command line")
+        records = [Record(place, i, {"text": text}) for i, text in enumerate(texts, 1)]
+    elif file and suffix_of(Path(file)) != ".txt":
+        records = read_records(file, columns)
+        print_note("; ".join(name_fields(records, ("text", "label"), columns)))
+    else:
+        records = read_lines(file)
+    blank = []
+    for record in records:
+        if str(record.fields.get("text", "?")).strip():
+            yield record
+        else:
+            blank.append(record.number)
+    if blank:
+        print_note(f"blank texts, passed over: {len(blank):,}; the first is number {blank[0]}")
 
 
-def cut_in_training(folder, n_positions):
-    """(max_length, truncate) of the training of the run in a folder; elsewhere `n_positions`, the model's limit. Raises DataError."""
-    from gptft.checkpoints.gpt2_config import read_json
-    from gptft.data.imdb import TRUNCATE
+def truncation_of(folder, n_positions):
+    """How texts were cut in the training of a run -> (max_length, truncate). Raises DataError.
 
+    A folder that is not a run's has only the limit of its model.
+    """
     path = Path(folder) / "run.json"
-    options = (
-        read_json(path).get("options")
-        if path.exists()
-        else {"max_length": n_positions, "truncate": "head+tail"}
-    )
+    if not path.exists():
+        return n_positions, "head+tail"
+    options = read_json(path).get("options")
     try:
-        return min(max(options["max_length"], 1), n_positions), TRUNCATE[
-            TRUNCATE.index(options["truncate"])
-        ]
+        max_length = min(max(options["max_length"], 1), n_positions)
+        truncate = TRUNCATE[TRUNCATE.index(options["truncate"])]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"no max_length and truncate, {path}; it belongs to another run: restore or remove it"
+            f"no max_length and truncate, {path}; it is of another run: restore or remove it"
         ) from error
-
-
-def wants_colour():
-    """Whether standard output shows colours: on a terminal, or if the environment says so."""
-    return bool(os.environ.get("FORCE_COLOR")) or (
-        sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    )
-
-
-def coloured(row):
-    """A result with tokens -> lines for a terminal, black on colours: blue and underlined spoke for the verdict."""
-    from gptft.tables import marked
-
-    def mark(word, value, strength):
-        underline, shades = COLOURS[value > 0]
-        return f"\x1b[{underline};30;48;5;{shades[min(int(3 * strength), 2)]}m{word}\x1b[0m"
-
-    said = "  ".join(f"{name} {p:.4f}" for name, p in row["probabilities"].items())
-    return f"{row['id']}: {row['label']}  ({said})\n{marked(row['tokens'], mark)}\n"
+    return max_length, truncate
 
 
 if __name__ == "__main__":

@@ -1,283 +1,174 @@
-"""Tune GPT-2 to follow instructions.
+"""Fine-tune GPT-2 to follow instructions.
 
-Reads instructions and responses, trains on `train`, keeps the weights with the lowest response loss on `val`, and
-reports them beside the weights it started from: the loss on `test`, which nothing else has looked at, the responses it
-writes to test prompts, and a suite of tasks that a program can check.
+Trains on the split train, keeps the weights with the lowest loss on the responses of val, and
+reports them beside the weights it started from: the loss on test, which nothing else looks at, the
+responses to test prompts, and a suite of tasks that a program can check.
 """
 
 import dataclasses
 import sys
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import (
-    ModelOptions,
-    TrainableOptions,
-    TrainOptions,
-    add_options,
-    describe_recipes,
-    fill,
-    from_args,
-    settle_length,
+from gptft import distributed
+from gptft.checkpoints.folders import load_model
+from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
+from gptft.data.batches import TrainBatches, language_model_batch
+from gptft.data.instructions import (
+    NOT_LEARNED,
+    TEMPLATES,
+    InstructionDataset,
+    load_instructions,
 )
-from gptft.data.alpaca import TEMPLATES
-from gptft.errors import Parser, UserError, command
+from gptft.data.tokenizer import Tokenizer
+from gptft.errors import command
+from gptft.evaluation.instructions import evaluate_instructions
+from gptft.evaluation.language_model import instruction_loss
+from gptft.report.page import write_page
+from gptft.report.tables import results_text
+from gptft.training.loop import fit
+from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_instructed
 
-MINI = dict(
-    epochs=3, batch_size=8, learning_rate=5e-4, weight_decay=0.1, dropout=0.1, max_length=512
-)
-PRETRAINED = dict(
-    epochs=3, batch_size=32, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512
-)
-FROM_SCRATCH = dict(
-    epochs=6, batch_size=8, learning_rate=1e-3, weight_decay=0.1, dropout=0.2, max_length=512
-)
-TRAIN_ROWS = (
-    500  # training examples, evenly spaced, whose loss the final table shows beside val and test
-)
-SHOWN = 10  # test prompts whose answers the report shows side by side
-REAL_RUN = """nothing named: the bundled examples and the small GPT-2 that is bundled, too. The real run:
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (3, 8, 5e-4, 0.1, 0.1, 512),
+    "pretrained": (3, 32, 5e-5, 0.01, 0.1, 512),
+    "from scratch": (6, 8, 1e-3, 0.1, 0.2, 512),
+}
+TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss is in the final table
+SHOWN = 10  # test prompts whose answers are in the report
+REAL_RUN = """No flags: the bundled examples and the bundled small GPT-2. The real run:
   python -m data_prep.alpaca && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_alpaca.py --data data/alpaca --model 124M"""
 
 
-def parse(argv):
-    recipes = describe_recipes(mini=MINI, other_pretrained=PRETRAINED, from_scratch=FROM_SCRATCH)
-    parser = Parser(prog="scripts/finetune_alpaca.py", description=__doc__, epilog=recipes)
-    parser.add_argument(
-        "--data",
-        default="sample",
-        help="sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, "
-        ".json or .csv file with fields instruction, input and output (default: sample)",
+@dataclass(frozen=True)
+class Options(FinetuneOptions):
+    data: str = option(
+        "sample",
+        "sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, .json or .csv file "
+        "with the fields instruction, input and output",
     )
-    parser.add_argument(
-        "--template",
+    template: str = option(
+        None,
+        "wording around an instruction: Stanford Alpaca's; ### User and ### Assistant; special "
+        "tokens (default: the model's own, else alpaca)",
         choices=tuple(TEMPLATES),
-        help="wording around an instruction: Stanford "
-        "Alpaca's; ### User and ### Assistant; special tokens (default: the model's own, else alpaca)",
     )
-    parser.add_argument(
-        "--loss",
-        choices=("response", "all"),
-        default="response",
-        help="tokens that are learned: the response's, or the prompt's, too (default: response)",
+    loss: str = option(
+        "response", "tokens that are learned: the response's, or all", choices=("response", "all")
     )
-    parser.add_argument(
-        "--inspect",
-        type=int,
-        metavar="N",
-        help="print N training examples, learned tokens marked, and stop",
+    inspect: int = option(None, "print N training examples, learned tokens marked, and stop", 1)
+    test_prompts: int = option(
+        None,
+        "test prompts that are answered, evenly spaced; 0: no answers and no tasks (default: 200, "
+        "or 0 in a trial of less than 10 steps)",
+        0,
     )
-    parser.add_argument(
-        "--evaluate-only",
-        action="store_true",
-        help="don't train: evaluate the weights in --out again",
-    )
-    parser.add_argument(
-        "--test-prompts",
-        type=int,
-        default=200,
-        metavar="N",
-        help="test prompts that are answered, evenly spaced (default: 200)",
-    )
-    add_options(parser, ModelOptions)
-    add_options(parser, TrainableOptions)
-    add_options(parser, TrainOptions, out="runs/alpaca")
-    args = parser.parse_args(argv)
-    for flag in ("inspect", "test_prompts"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise UserError(
-                f"--{flag.replace('_', '-')} must be at least 1, got {getattr(args, flag)}"
-            )
-    if args.evaluate_only and (args.resume or args.overwrite):
-        raise UserError("--evaluate-only trains nothing; leave out --resume and --overwrite")
-    model_options, trainable, options = (
-        from_args(cls, args) for cls in (ModelOptions, TrainableOptions, TrainOptions)
-    )
-    options = dataclasses.replace(options, schedule="cosine")
-    recipe = model_options.recipe(MINI, PRETRAINED, FROM_SCRATCH, trainable.rate_factor)
-    return args, model_options, trainable, fill(options, **recipe)
-
-
-def inspect(examples, tokenizer):
-    """Print examples, what is learned of them marked."""
-    from gptft.data.alpaca import marked
-
-    for i, example in enumerate(examples, 1):
-        print(f"--- {i}\n{marked(*example, tokenizer, colour=sys.stdout.isatty())}")
-
-
-def report(run, results, base, datasets, predictions, before):
-    """Write what the tuned model (and, before it, the base) did, and print it."""
-    from gptft.page import write_page
-    from gptft.tables import instruction_rows, text_table
-
-    asked = {example.id: example._asdict() for example in datasets["test"].examples}
-    examples = [
-        asked[row["id"]] | {"base": old["response"], "tuned": row["response"]}
-        for row, old in zip(predictions, before)
-    ]
-    run.write_predictions(predictions, examples[:SHOWN])
-    run.write_results(results | {"base": base})
-    write_page(run.folder)
-    print(
-        f"\nthe best weights, of step {results['best_step']}:",
-        text_table(instruction_rows(base, results)),
-        f"page: {run.folder / 'report.html'}",
-        sep="\n",
-    )
+    out: str = option("runs/alpaca", "run folder")
+    schedule: str = "cosine"
 
 
 @command
 def main(argv):
-    args, model_options, trainable, options = parse(argv)
-
-    import torch
-
-    from gptft import distributed
-    from gptft.data.alpaca import InstructionDataset, load_instructions
-    from gptft.data.batching import TrainBatches, lm_batch
-    from gptft.data.tokens import cache_stem, fingerprint
-    from gptft.evaluate import evaluate_instructions, loss_metrics
-    from gptft.hardware import choose_hardware
-    from gptft.initial import choose_trainable, initial_instructed
-    from gptft.language import language_loss
-    from gptft.run import Run, open_training_run
-    from gptft.tokenizer import Tokenizer
-    from gptft.trainer import fit
-
-    def load(which, template):
-        torch.manual_seed(options.seed)  # of random weights
-        return initial_instructed(which, options.dropout, template)
-
+    prog = "scripts/finetune_alpaca.py"
+    given = parse_options(Options, argv, prog, __doc__, describe_defaults(DEFAULTS))
+    options = given.complete(DEFAULTS)
     distributed.setup(options.device)
-    instructions = load_instructions(args.data, options.seed)
-    trained = ModelOptions(model=str(Path(options.out).resolve()))
-    if (
-        args.evaluate_only
-        and Run(options.out).read_results().get("task", "instructions") != "instructions"
-    ):
-        raise UserError(
-            f"--out holds the results of another task, {options.out}; give a run of this script"
-        )
-    if args.evaluate_only and not args.template:
-        args.template = load(trained, None)[0].template
-    model, description = load(model_options, args.template)
-    trained_part = choose_trainable(model, trainable, model_options)
-    template = model.template
-    options = settle_length(options, args.max_length, model.config.n_positions)
-    tokenizer = Tokenizer(model.special_tokens)
-    with distributed.main_first():  # it writes the tokens that the others read
-        train = InstructionDataset(
-            instructions.splits["train"],
-            tokenizer,
-            template,
-            options.max_length,
-            args.loss,
-            cache_stem(args.data, "train"),
-        )
-    if args.inspect:
-        return inspect([train[i] for i in range(min(args.inspect, len(train)))], tokenizer)
-    reported = instructions.splits | {
-        "train": instructions.splits["train"][:: -(-len(train) // TRAIN_ROWS)]
-    }
-    datasets = {
-        split: InstructionDataset(examples, tokenizer, template, options.max_length)
-        for split, examples in reported.items()
-    }
-    batches = TrainBatches(train, lm_batch, tokenizer.eot, options)
-    hardware, at_once = (
-        choose_hardware(options.device, options.precision, options.compile, batches.n_steps),
-        distributed.rows_at_once(options),
-    )
-    model.checkpoint_activations = options.checkpoint_activations
-    model.to(hardware.device)
-    texts = [
-        "\n".join((e.instruction, e.input, e.output))
-        for examples in instructions.splits.values()
-        for e in examples
-    ]
-    settled = {
-        "precision": hardware.precision,
-        "template": template,
-        "texts": fingerprint(texts, tokenizer),
-    }
-    run = Run(options.out)
-    if not args.evaluate_only:
-        run = open_training_run("scripts/finetune_alpaca.py", argv, args, options, settled)
 
-    if args.data == "sample" and args.model == "mini" and model_options.pretrained:
+    # ---------------------------------------------------------------- data
+    instructions = load_instructions(options.data, options.seed)
+
+    # ---------------------------------------------------------------- model
+    model, description = initial_instructed(options, options.template)
+    options = dataclasses.replace(options, template=model.template)
+    options = fit_length(options, given, model.config.n_positions)
+    trained_part = choose_trainable(model, options)
+    tokenizer = Tokenizer(model.special_tokens)
+
+    def dataset(examples, loss="response"):
+        length = options.max_length
+        return InstructionDataset(examples, tokenizer, options.template, length, loss)
+
+    train = dataset(instructions.splits["train"], options.loss)
+    if options.inspect:
+        for i in range(min(options.inspect, len(train))):
+            print(f"--- {i + 1}\n{show_learned(*train[i], tokenizer)}")
+        return
+    every = -(-len(train) // TRAIN_ROWS)
+    reported = instructions.splits | {"train": instructions.splits["train"][::every]}
+    datasets = {split: dataset(examples) for split, examples in reported.items()}
+    batches = TrainBatches(train, language_model_batch, options)
+
+    # ---------------------------------------------------------------- training
+    if options.is_trial:
         print(REAL_RUN)
-    counts = ", ".join(
-        f"{len(examples):,} {split}" for split, examples in instructions.splits.items()
-    )
+    cut = {split: of.note() for split, of in (datasets | {"train": train}).items()}
     notes = [
-        f"{split}: {d.note()}" for split, d in (datasets | {"train": train}).items() if d.note()
-    ]
-    print(
-        *instructions.notes,
-        f"data: {instructions.name}: {counts}",
-        *notes,
+        *(f"{split}: {note}" for split, note in cut.items() if note),
         f"model: {description}",
         trained_part,
-        f"template: {template}, learned: {args.loss}",
-        f"computing on {hardware.why}",
-        options.describe(),
-        f"run folder: {run.folder}",
-        sep="\n",
-        flush=True,
-    )
+        f"template: {options.template}, learned: {options.loss}",
+    ]
+    examples = sum(instructions.splits.values(), [])
+    texts = [f"{e.instruction}\n{e.input}\n{e.output}" for e in examples]
+    device, run = begin(prog, argv, options, model, batches, instructions, texts, notes)
+    batch_size = distributed.rows_per_process(options)
 
-    if args.evaluate_only:
-        training = {
-            key: run.read_results().get(key)
-            for key in ("seconds", "tokens_per_second", "best_step")
-        }
-    else:
-        fitted = fit(
-            model,
-            batches,
-            language_loss,
-            lambda model: loss_metrics(model, datasets["val"], tokenizer.eot, hardware, at_once),
-            lambda val: (-val["loss"],),
-            options,
-            hardware,
-            run,
+    def val_metrics(model):
+        return instruction_loss(model, datasets["val"], device, batch_size)
+
+    position = fit(model, batches, val_metrics, options, device, run, write_page)
+    del model  # the device needs room for one model at a time
+
+    # ---------------------------------------------------------------- evaluation
+    n_prompts = options.test_prompts
+    if n_prompts is None:
+        n_prompts = 200 if batches.n_steps >= 10 else 0
+    evaluated = []
+    for name in ("tuned", "base"):
+        print(f"evaluating the {name} model, with {n_prompts} --test-prompts", flush=True)
+        model = load_model(run.folder)
+        if name == "base":
+            model, _ = initial_instructed(options, options.template)
+        model.to(device.name)
+        evaluated.append(
+            evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_size)
         )
-        training = {
-            "seconds": round(fitted.seconds, 1),
-            "tokens_per_second": round(fitted.tokens / fitted.seconds),
-            "best_step": fitted.best_step,
-        }
-    del model  # a device needs room for one at a time
-
-    def evaluate(which):
-        model, _ = load(which, template)
-        return evaluate_instructions(
-            model.to(hardware.device), datasets, tokenizer, hardware, args.test_prompts, at_once
-        )
-
-    print(
-        "writing answers to test prompts and tasks, with the tuned weights and with those before",
-        flush=True,
-    )
-    tuned, predictions = evaluate(trained)
-    base, before = evaluate(model_options)
+    (tuned, predictions), (base, before) = evaluated
     if distributed.is_main():
-        results = {
-            "task": "instructions",
-            "model": description,
-            "data": instructions.name,
-            "template": template,
-            "learned": args.loss,
-            "device": hardware.device,
-            "precision": hardware.precision,
-            **training,
-            **tuned,
-        }
-        report(run, results, base, datasets, predictions, before)
+        results = facts("instructions", description, instructions.name, device, position)
+        results |= {"template": options.template, "learned": options.loss}
+        results |= tuned | {"base": base}
+        run.write_predictions(predictions, examples_shown(datasets["test"], predictions, before))
+        run.write_results(results)
+        write_page(run.folder)
+        print(f"\nthe best weights, of step {position.best_step}:")
+        print(results_text(results))
+        print(f"page: {run.folder / 'report.html'}")
     distributed.cleanup()
+
+
+def show_learned(token_ids, labels, tokenizer):
+    """One example as text, its learned tokens in [[ ]] -> str."""
+    text = ""
+    pairs = zip(token_ids.tolist(), labels)
+    for is_learned, run in groupby(pairs, lambda pair: pair[1] != NOT_LEARNED):
+        piece = tokenizer.decode([id for id, _ in run])
+        text += f"[[{piece}]]" if is_learned else piece
+    return text
+
+
+def examples_shown(test, predictions, before):
+    """The first examples with the responses before and after tuning -> rows of examples.jsonl."""
+    by_id = {example.id: example._asdict() for example in test.examples}
+    rows = []
+    for tuned, base in zip(predictions[:SHOWN], before):
+        responses = {"base": base["response"], "tuned": tuned["response"]}
+        rows.append(by_id[tuned["id"]] | responses)
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,219 +1,137 @@
-"""Fine-tune GPT-2 to tell the sentiment of a review, or any other classes of text.
+"""Fine-tune GPT-2 to classify texts: the sentiment of film reviews, or any classes of your own.
 
-Reads reviews, trains on `train`, keeps the weights that do best on `val`, and reports that model on `test`, which
-nothing else has looked at.
+Trains on the split train, keeps the weights that do best on val, and reports them on test, which
+nothing else looks at.
 """
 
+# The evening's path starts here: the four banners of main() are the whole job. The next stop is
+# gptft/data/tokenizer.py; every file on the path names the one after it.
+
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gptft.config import (
-    POOLINGS,
-    ModelOptions,
-    TrainableOptions,
-    TrainOptions,
-    add_options,
-    describe_recipes,
-    fill,
-    from_args,
-    settle_length,
-)
-from gptft.data.imdb import TRUNCATE
-from gptft.errors import Parser, command
+import numpy as np
 
-MINI = dict(
-    epochs=6, batch_size=16, learning_rate=5e-4, weight_decay=0.1, dropout=0.35, max_length=256
-)
-PRETRAINED = dict(
-    epochs=3, batch_size=16, learning_rate=5e-5, weight_decay=0.01, dropout=0.1, max_length=512
-)
-FROM_SCRATCH = dict(
-    epochs=8, batch_size=16, learning_rate=1e-3, weight_decay=0.1, dropout=0.3, max_length=256
-)
-TRAIN_ROWS = (
-    2000  # training rows, evenly spaced, whose accuracy the final table shows beside val and test
-)
-REAL_RUN = """nothing named: the bundled reviews and the small GPT-2 that is bundled, too. The real run:
+from gptft import distributed
+from gptft.baseline.logistic_regression import train_baseline
+from gptft.checkpoints.folders import load_model
+from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
+from gptft.data.batches import TrainBatches, classifier_batch
+from gptft.data.classification import COLUMNS_HELP, TRUNCATE, IMDbDataset, load_reviews
+from gptft.data.tokenizer import Tokenizer
+from gptft.errors import command
+from gptft.evaluation.classification import explain, log_probabilities
+from gptft.evaluation.metrics import classification_metrics
+from gptft.evaluation.predictions import example_rows, prediction_rows
+from gptft.report.page import write_page
+from gptft.report.tables import paired_test, results_text, split_rows, text_table
+from gptft.training.loop import fit
+from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_classifier
+
+DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+    "mini": (4, 16, 3e-4, 0.1, 0.2, 256),
+    "pretrained": (3, 16, 5e-5, 0.01, 0.1, 512),
+    "from scratch": (8, 16, 1e-3, 0.1, 0.3, 256),
+}
+TRAIN_ROWS = 2000  # training rows, evenly spaced, in the final table
+REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The real run:
   python -m data_prep.imdb && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_imdb.py --data data/imdb --model 124M"""
 
 
-def parse(argv):
-    recipes = describe_recipes(mini=MINI, other_pretrained=PRETRAINED, from_scratch=FROM_SCRATCH)
-    parser = Parser(prog="scripts/finetune_imdb.py", description=__doc__, epilog=recipes)
-    parser.add_argument(
-        "--data",
-        default="sample",
-        help="sample (bundled), a prepared folder such as data/imdb, or a .jsonl, "
-        ".csv or .json file with fields text and label (default: sample)",
+@dataclass(frozen=True)
+class Options(FinetuneOptions):
+    data: str = option(
+        "sample",
+        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
+        "file of yours (perhaps .gz)",
     )
-    parser.add_argument(
-        "--truncate",
-        choices=TRUNCATE,
-        default="head+tail",
-        help="what is kept of a text longer than --max-length (default: head+tail)",
+    columns: str = option(None, COLUMNS_HELP)
+    truncate: str = option(
+        "head+tail", "what is kept of a text longer than --max-length", choices=TRUNCATE
     )
-    parser.add_argument(
-        "--pooling",
-        choices=POOLINGS,
-        help="what the head reads: the last real token, or the "
-        "mean of all (default: the classifier's own; else last, but mean for mini and from scratch)",
-    )
-    add_options(parser, ModelOptions)
-    add_options(parser, TrainableOptions)
-    add_options(parser, TrainOptions, out="runs/imdb")
-    args = parser.parse_args(argv)
-    model_options, trainable, options = (
-        from_args(cls, args) for cls in (ModelOptions, TrainableOptions, TrainOptions)
-    )
-    recipe = model_options.recipe(MINI, PRETRAINED, FROM_SCRATCH, trainable.rate_factor)
-    return args, model_options, trainable, fill(options, **recipe)
-
-
-def report(run, results, reviews, log_probs, explain):
-    """Write what the model does on test, and print it; for the bundled reviews, beside the baselines, which take a second there."""
-    from gptft.baseline.training import train_baseline
-    from gptft.metrics import example_rows, prediction_rows
-    from gptft.page import write_page
-    from gptft.tables import baseline_comparison, classification_table
-
-    test = reviews.splits["test"]
-    run.write_predictions(prediction_rows(test, log_probs), example_rows(test, log_probs, explain))
-    run.write_results(results)
-    write_page(run.folder)
-    tables = {name: split for name, split in results.items() if isinstance(split, dict)}
-    print(
-        f"\nthe best weights, of step {results['best_step']}:\n{classification_table(tables, reviews.classes)}"
-    )
-    if reviews.name == "sample":
-        baselines = {
-            features: train_baseline(reviews, features) for features in ("nbsvm", "unigram")
-        }
-        labels = [review.label for review in test]
-        print(
-            f"\nlogistic regression on the same reviews:\n{baseline_comparison(labels, log_probs, baselines)}"
-        )
-    print(f"\npage: {run.folder / 'report.html'}")
+    out: str = option("runs/imdb", "run folder")
 
 
 @command
 def main(argv):
-    args, model_options, trainable, options = parse(argv)
-
-    import numpy as np
-    import torch
-
-    from gptft import distributed
-    from gptft.classifier import classification_loss
-    from gptft.classify import explain, log_probabilities
-    from gptft.data.batching import TrainBatches, classifier_batch
-    from gptft.data.imdb import IMDbDataset, load_reviews
-    from gptft.data.tokens import cache_stem, fingerprint
-    from gptft.hardware import choose_hardware, evaluating
-    from gptft.initial import choose_trainable, initial_classifier
-    from gptft.metrics import classification_metrics
-    from gptft.pretrained import load_model
-    from gptft.run import open_training_run
-    from gptft.tokenizer import Tokenizer
-    from gptft.trainer import fit
-
+    prog = "scripts/finetune_imdb.py"
+    given = parse_options(Options, argv, prog, __doc__, describe_defaults(DEFAULTS))
+    options = given.complete(DEFAULTS)
     distributed.setup(options.device)
-    reviews = load_reviews(args.data, options.seed)
-    torch.manual_seed(options.seed)
-    model, description = initial_classifier(
-        model_options, options.dropout, reviews.classes, args.pooling
-    )
-    trained_part = choose_trainable(model, trainable, model_options)
-    options = settle_length(options, args.max_length, model.config.n_positions)
+
+    # ---------------------------------------------------------------- data
+    reviews = load_reviews(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
-    with distributed.main_first():  # it writes the tokens that the others read
-        datasets = {
-            split: IMDbDataset(
-                rows, tokenizer, options.max_length, args.truncate, cache_stem(args.data, split)
-            )
-            for split, rows in reviews.splits.items()
-        }
-    batches = TrainBatches(datasets["train"], classifier_batch, tokenizer.eot, options)
-    hardware = choose_hardware(options.device, options.precision, options.compile, batches.n_steps)
-    model.transformer.checkpoint_activations = options.checkpoint_activations
-    model.to(hardware.device)
-    texts = [f"{review.label} {review.text}" for rows in reviews.splits.values() for review in rows]
-    settled = {
-        "precision": hardware.precision,
-        "pooling": model.pooling,
-        "texts": fingerprint(texts, tokenizer),
+
+    # ---------------------------------------------------------------- model
+    model, description = initial_classifier(options, reviews.classes)
+    trained_part = choose_trainable(model, options)
+    options = fit_length(options, given, model.config.n_positions)
+    datasets = {
+        split: IMDbDataset(rows, tokenizer, options.max_length, options.truncate)
+        for split, rows in reviews.splits.items()
     }
-    run = open_training_run("scripts/finetune_imdb.py", argv, args, options, settled)
+    batches = TrainBatches(datasets["train"], classifier_batch, options)
 
-    if args.data == "sample" and args.model == "mini" and model_options.pretrained:
+    # ---------------------------------------------------------------- training
+    if options.is_trial:
         print(REAL_RUN)
-    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in reviews.splits.items())
-    print(
-        *reviews.notes,
-        f"data: {reviews.name}: {counts}",
-        f"model: {description}",
-        trained_part,
-        f"computing on {hardware.why}",
-        f"{options.describe()}, truncation {args.truncate}, pooling {model.pooling}",
-        f"run folder: {run.folder}",
-        sep="\n",
-        flush=True,
-    )
+    notes = [f"model: {description}", trained_part]
+    texts = [f"{row.label} {row.text}" for rows in reviews.splits.values() for row in rows]
+    device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
+    batch_size = distributed.rows_per_process(options)
 
-    def evaluate(model, split="val", rows=None):
-        log_probs = log_probabilities(
-            model, datasets[split], tokenizer.eot, hardware, rows, distributed.rows_at_once(options)
-        )
-        labels = datasets[split].labels
-        return classification_metrics(
-            labels if rows is None else labels[rows], log_probs
-        ), log_probs
+    def val_metrics(model):
+        log_probs = log_probabilities(model, datasets["val"], device, batch_size=batch_size)
+        return classification_metrics(datasets["val"].labels, log_probs)
 
-    fitted = fit(
-        model,
-        batches,
-        classification_loss,
-        lambda model: evaluate(model)[0],
-        lambda val: (val["accuracy"], -val["loss"]),
-        options,
-        hardware,
-        run,
-    )
+    position = fit(model, batches, val_metrics, options, device, run, write_page)
 
-    best = load_model(run.folder, device=hardware.device)
-    n_train = len(datasets["train"])
-    tables = {}
-    with evaluating(best, hardware):
-        rows = np.linspace(0, n_train - 1, min(n_train, TRAIN_ROWS)).astype(np.int64)
-        tables["train"], _ = evaluate(best, "train", rows)
-        for split in list(datasets)[1:]:
-            tables[split], log_probs = evaluate(best, split)
-            if split == "test":
-                test_log_probs = log_probs
+    # ---------------------------------------------------------------- evaluation
+    best = load_model(run.folder, device=device.name)
+    results = facts("classification", description, reviews.name, device, position)
+    results["classes"] = reviews.classes
+    log_probs = {}
+    for split, dataset in datasets.items():
+        rows = np.arange(len(dataset))
+        if split == "train":
+            rows = np.linspace(0, len(dataset) - 1, min(len(dataset), TRAIN_ROWS)).astype(int)
+        log_probs[split] = log_probabilities(best, dataset, device, rows, batch_size)
+        results[split] = classification_metrics(dataset.labels[rows], log_probs[split])
     if distributed.is_main():
-        results = {
-            "task": "classification",
-            "model": description,
-            "data": reviews.name,
-            "classes": reviews.classes,
-            "device": hardware.device,
-            "precision": hardware.precision,
-            "seconds": round(fitted.seconds, 1),
-            "tokens_per_second": round(fitted.tokens / fitted.seconds),
-            "best_step": fitted.best_step,
-            "compiled_graphs": fitted.graphs,
-            **tables,
-        }
-        report(
-            run,
-            results,
-            reviews,
-            test_log_probs,
-            lambda row: explain(best, datasets["test"][row][0], tokenizer),
+        test = reviews.splits["test"]
+        run.write_predictions(
+            prediction_rows(test, log_probs["test"]),
+            example_rows(
+                test,
+                log_probs["test"],
+                lambda row: explain(best, datasets["test"][row][0], tokenizer),
+            ),
         )
+        run.write_results(results)
+        write_page(run.folder)
+        print(f"\nthe best weights, of step {position.best_step}:")
+        print(results_text(results))
+        if reviews.name == "sample":
+            compare_with_baselines(reviews, log_probs["test"])
+        print(f"\npage: {run.folder / 'report.html'}")
     distributed.cleanup()
+
+
+def compare_with_baselines(reviews, log_probs):
+    """Train both baselines, which takes a second on the bundled reviews, and print a comparison."""
+    labels = np.array([review.label for review in reviews.splits["test"]])
+    right = log_probs.argmax(axis=1) == labels
+    for features in ("nbsvm", "unigram"):
+        baseline = train_baseline(reviews, features)
+        baseline_right = baseline.log_probs["test"].argmax(axis=1) == labels
+        print(f"\nlogistic regression on the same reviews, {features}:")
+        print(text_table(split_rows(baseline.metrics)))
+        print(paired_test("the network", features, right, baseline_right))
 
 
 if __name__ == "__main__":

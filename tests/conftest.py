@@ -1,4 +1,4 @@
-"""What all tests share: the repository on the import path, and the third-party data beside it, where present."""
+"""Shared by all tests: the repository on the import path, and third-party data where present."""
 
 import signal
 import sys
@@ -13,7 +13,7 @@ SHARED = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from gptft.tokenizer import Tokenizer
+    from gptft.data.tokenizer import Tokenizer
 
     return Tokenizer()
 
@@ -26,23 +26,9 @@ def shared():
     return SHARED
 
 
-@pytest.fixture
-def refuses(tmp_path, monkeypatch, capsys):
-    """`refuses(run, argv, says)`: run(*argv) ends with exit code 2 and one line with these words, and leaves no file."""
-    monkeypatch.chdir(tmp_path)
-
-    def check(run, argv, says):
-        assert run(*argv) == 2
-        err = capsys.readouterr().err
-        assert err.startswith("error: ") and err.count("\n") == 1 and says in err
-        assert not list(tmp_path.iterdir())
-
-    return check
-
-
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_not_ignored():
-    """A shell starts a job in the background with Ctrl-C ignored, and nohup adds SIGHUP; training respects both."""
+    """Restore the signals that a background job or nohup ignores; training respects both."""
     for name, action in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), action)

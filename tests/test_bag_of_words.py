@@ -1,161 +1,96 @@
-"""The bag of words against dense arithmetic, a plain Counter and scikit-learn's figures."""
+"""The bag of words against scikit-learn's words, a plain Counter and dense arithmetic."""
 
-import functools
-import json
+import doctest
+import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
-from gptft.baseline import bag_of_words, words
-from gptft.baseline.bag_of_words import BagOfNgrams, IndexLists
-from gptft.baseline.words import number_words
+from gptft.baseline import bag_of_words
+from gptft.baseline.bag_of_words import WORDS, WORDS_AND_MARKS, count_ngrams, number_words
 
 TEXTS = ["a b a b c", "", "b", "c a b", "a b c a b c", "zz", "b a"]
-
-
-def dense(by_row, n_columns):
-    """IndexLists -> (n_lists, n_columns) counts."""
-    matrix = np.zeros((len(by_row.lengths), n_columns))
-    rows = np.repeat(np.arange(len(by_row.lengths)), by_row.lengths)
-    np.add.at(matrix, (rows, by_row.indices), 1)
-    return matrix
-
-
-def counted(texts, max_n, min_documents, presence):
-    """The same bag by plain Python: {n-gram: [count in each text]}."""
-    bags = []
-    for text in texts:
-        words = text.split()
-        bags.append(
-            Counter(
-                " ".join(words[i : i + n])
-                for n in range(1, max_n + 1)
-                for i in range(len(words) - n + 1)
-            )
-        )
-    documents = Counter(ngram for bag in bags for ngram in bag)
-    most = 1 if presence else max(map(len, texts))
-    return {
-        g: [min(bag[g], most) for bag in bags] for g, n in documents.items() if n >= min_documents
-    }
+SKLEARN = re.compile(r"(?u)\b\w\w+\b")  # CountVectorizer's default token_pattern
 
 
 def random_texts(n, seed, vocabulary="abcdefgh", longest=15):
     rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(list(vocabulary), rng.integers(0, longest))) for _ in range(n)]
+    lengths = rng.integers(0, longest, n)
+    return [" ".join(rng.choice(list(vocabulary), length)) for length in lengths]
 
 
-def test_same_words_and_counts_as_scikit_learn():
-    reviews = (ROOT / "gptft/assets/samples/reviews.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [r["text"] for r in map(json.loads, reviews) if r["split"] == "train"]
-    bag, (documents, vocabulary) = BagOfNgrams(), number_words(texts)
-    by_row, by_column = bag.fit(documents)
-    expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")
-    names = bag.names(range(len(bag.ngrams)), vocabulary)
-    assert dict(zip(names, by_column.lengths)) == dict(
-        zip(expected["words"].item().split("\n"), expected["counts"])
-    )
+def dense(X):
+    """SparseMatrix -> (N, D) float64."""
+    return np.array([X.times(unit) for unit in np.eye(X.shape[1])]).T
+
+
+def plain_counts(text, max_n):
+    """The n-grams of a text by plain Python -> Counter."""
+    words = text.split()
+    sizes = range(1, max_n + 1)
+    return Counter(" ".join(words[i : i + n]) for n in sizes for i in range(len(words) - n + 1))
+
+
+def words_of(text, pattern):
+    words, numbers, _ = number_words([text], pattern)
+    return [words[number] for number in numbers]
+
+
+def test_words_are_those_of_scikit_learn_for_every_character():
+    # Alone, between letters, and doubled. JSON files can contain the lone surrogates, too. Beyond
+    # the first four of 17 planes Unicode has no letters.
+    characters = map(chr, range(4 << 16))
+    text = "".join(f"{c} x{c}y {c}{c} " for c in characters)
+    assert words_of(text, WORDS) == SKLEARN.findall(text.lower())
+
+
+def test_punctuation_marks_are_words_of_their_own():
+    text = "Don't! It's A mother-in-law b_c Naïve 10/10 (ÉTÉ).. Ελλάδα\nthe\tfilm"
+    expected = "don ' t ! it ' s a mother - in - law b_c naïve 10 / 10 ( été ) . . "
+    expected += "ελλάδα the film"
+    assert words_of(text, WORDS_AND_MARKS) == expected.split()
 
 
 @pytest.mark.parametrize("presence", [True, False])
-@pytest.mark.parametrize("max_n, min_documents", [(1, 1), (2, 1), (3, 2), (3, 5), (4, 1)])
-def test_ngrams_are_those_of_a_plain_counter(max_n, min_documents, presence):
-    # Guards against n-grams across two texts, a text counted twice, and columns lost or shared by two n-grams.
-    texts = TEXTS + random_texts(60, seed=max_n)
-    bag, (documents, vocabulary) = (
-        BagOfNgrams(max_n, min_documents, presence),
-        number_words(texts, marks=True),
+@pytest.mark.parametrize("max_n, min_texts", [(1, 1), (2, 1), (3, 2), (3, 5), (4, 1)])
+def test_counts_equal_those_of_a_plain_counter(max_n, min_texts, presence):
+    # The first texts choose the columns. Among the others are words that only occur there.
+    fitted = TEXTS + random_texts(60, seed=max_n)
+    others = ["", "new a b", "h new h", "a b c d", "newer", *random_texts(30, 2, "abcdxyz")]
+    bags = [plain_counts(text, max_n) for text in fitted + others]
+    n_texts = Counter(ngram for bag in bags[: len(fitted)] for ngram in bag)
+    expected = {ngram for ngram, n in n_texts.items() if n >= min_texts}
+
+    bag = count_ngrams(
+        fitted + others, len(fitted), WORDS_AND_MARKS, max_n, min_texts, presence=presence
     )
-    by_row, by_column = bag.fit(documents)
-    expected = counted(texts, max_n, min_documents, presence)
-    names = bag.names(range(len(bag.ngrams)), vocabulary)
-    assert sorted(names) == sorted(expected)
-    matrix = np.array([expected[name] for name in names]).T
-    assert (dense(by_row, len(names)) == matrix).all()
-    assert (dense(by_column, len(texts)) == matrix.T).all()
+    assert set(bag.ngrams) == expected and len(bag.ngrams) == len(expected)
+    assert bag.n_words == len(" ".join(fitted + others).split())
+    counts = np.array([[plain[ngram] for ngram in bag.ngrams] for plain in bags])
+    if presence:
+        counts = np.minimum(counts, 1)
+    for first, last in ((0, len(bags)), (50, 80)):  # the second has empty rows and columns
+        X = bag.matrix(first, last)
+        assert (dense(X) == counts[first:last]).all()
+        x = np.random.default_rng(0).normal(size=last - first)
+        np.testing.assert_allclose(X.transposed_times(x), counts[first:last].T @ x, atol=1e-12)
 
 
-def test_transform_finds_the_columns_of_fit_and_nothing_else():
-    train = random_texts(50, seed=1)
-    test = ["", "new a b", "h new h", "a b c d", "newer", *random_texts(30, 2, "abcdxyz")]
-    bag, (documents, vocabulary) = (
-        BagOfNgrams(3, 2, presence=True),
-        number_words([*train, *test], marks=True),
-    )
-    bag.fit(documents.texts(0, len(train)))
-    names = bag.names(range(len(bag.ngrams)), vocabulary)
-    seen = counted(test, 3, 1, presence=True)
-    expected = np.array([seen.get(name, [0] * len(test)) for name in names]).T
-    assert (
-        dense(bag.transform(documents.texts(len(train), documents.n)), len(names)) == expected
-    ).all()
-
-
-def test_keys_longer_than_the_sort_can_hold_are_divided_into_more_parts(monkeypatch):
-    # Stands in for millions of n-grams, whose keys would otherwise run over into the bits of the position.
-    texts = random_texts(200, seed=3, vocabulary="abcdefghijklmnopqrstuvwxyz")
-    documents, vocabulary = number_words(texts, marks=True)
-    plain, divided = BagOfNgrams(3, 2), BagOfNgrams(3, 2)
-    plain_rows, _ = plain.fit(documents)
-    monkeypatch.setattr(bag_of_words, "KEY_BITS", 4)
-    divided.fit(documents)
-    divided_rows = divided.transform(documents)
-    assert len(divided._known[2]) > len(plain._known[2])
-    order = [plain.names([c], vocabulary)[0] for c in range(len(plain.ngrams))]
-    index = {
-        name: c for c, name in enumerate(divided.names(range(len(divided.ngrams)), vocabulary))
-    }
-    a, b = dense(plain_rows, len(order)), dense(divided_rows, len(order))
-    assert (a == b[:, [index[name] for name in order]]).all()
-
-
-def test_more_documents_than_fit_16_bits():
-    texts = [f"w{i % 7} end" for i in range(70_000)]
-    bag, (documents, vocabulary) = BagOfNgrams(2, 2, presence=True), number_words(texts)
-    by_row, by_column = bag.fit(documents)
-    names = bag.names(range(len(bag.ngrams)), vocabulary)
-    expected = (
-        {"end": 70_000}
-        | {f"w{k}": 10_000 for k in range(7)}
-        | {f"w{k} end": 10_000 for k in range(7)}
-    )
-    assert dict(zip(names, by_column.lengths)) == expected and (by_row.lengths == 3).all()
+def test_keys_larger_than_32_bits():
+    # 60,000 words have up to 3.6e9 keys of pairs.
+    words = [f"w{i}" for i in np.random.default_rng(0).permutation(60_000)]
+    bag = count_ngrams([" ".join(words)] * 2, 2, max_n=2)
+    pairs = [f"{a} {b}" for a, b in zip(words, words[1:])]
+    assert bag.ngrams[:60_000] == words and sorted(bag.ngrams[60_000:]) == sorted(pairs)
 
 
 @pytest.mark.parametrize("texts", [[""], ["", "?"], ["a"], ["a b"]])
 def test_texts_almost_without_words(texts):
-    bag, (documents, _) = BagOfNgrams(4, 2, presence=True), number_words(texts, marks=True)
-    by_row, by_column = bag.fit(documents)
-    assert len(bag.ngrams) == 0 and by_row.sums(np.zeros(0)).tolist() == [0.0] * len(texts)
-    assert by_column.sums(np.ones(len(texts))).shape == (0,) and by_column.below(
-        1
-    ).lengths.shape == (0,)
+    X = count_ngrams(texts, len(texts), max_n=4, min_texts=2).matrix(0, len(texts))
+    assert X.times(np.zeros(0)).tolist() == [0.0] * len(texts)
+    assert X.transposed_times(np.ones(len(texts))).shape == (0,)
 
 
-@pytest.mark.parametrize("block", [1, 7, 1 << 18])
-def test_products_and_slices_of_index_lists(monkeypatch, block):
-    # With empty lists first, in the middle and last, a count of two, and blocks that end anywhere.
-    monkeypatch.setattr(bag_of_words, "BLOCK", block)
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(0, 6, 50)
-    lengths[[0, 1, 20, 48, 49]] = 0
-    lists = IndexLists(rng.integers(0, 12, lengths.sum()).astype(np.int32), lengths)
-    matrix, x = dense(lists, 12), rng.normal(size=12)
-    assert matrix.max() > 1
-    np.testing.assert_allclose(lists.sums(x), matrix @ x, atol=1e-12)
-    np.testing.assert_allclose(lists.lists(10, 30).sums(x), (matrix @ x)[10:30], atol=1e-12)
-    np.testing.assert_allclose(lists.lists(30, None).sums(x), (matrix @ x)[30:], atol=1e-12)
-    np.testing.assert_allclose(lists.below(5).sums(x), matrix[:, :5] @ x[:5], atol=1e-12)
-
-
-def test_products_do_not_depend_on_the_number_of_threads(monkeypatch):
-    rng = np.random.default_rng(1)
-    lengths = rng.integers(0, 3000, 500)
-    lists = IndexLists(rng.integers(0, 1000, lengths.sum()).astype(np.int32), lengths)
-    x = rng.normal(size=1000)
-    several = lists.sums(x)
-    monkeypatch.setattr(words, "_threads", functools.cache(lambda: ThreadPoolExecutor(1)))
-    assert (lists.sums(x) == several).all()
+def test_the_example_of_the_documentation():
+    assert doctest.testmod(bag_of_words).failed == 0

@@ -1,217 +1,69 @@
-"""scripts/benchmark.py at a size that takes seconds: every part runs and writes finite figures; the formulas by hand."""
-
-import json
-import math
-import os
+"""The benchmark runs, counts what it should, and gives its contenders the same work."""
 
 import pytest
+import torch
 
-from gptft.config import GPT2Config
-from scripts import benchmark
-from scripts.speed import flops_per_token, n_weights, race, take_turns
-
-TINY = [
-    "--n-layer",
-    "1",
-    "--n-head",
-    "2",
-    "--n-embd",
-    "8",
-    "--repeat",
-    "1",
-    "--precision",
-    "fp32",
-    "--device",
-    "cpu",
-    "--no-peers",
-]
+from scripts import benchmark, contenders
 
 
-@pytest.fixture
-def data(tmp_path):
-    """A prepared folder of 24 reviews."""
-    for split, n in (("train", 12), ("val", 6), ("test", 6)):
-        rows = [
-            {
-                "text": f"{split} film {i} was {('dull', 'fine')[i % 2]} " * (1 + i % 3),
-                "label": i % 2,
-            }
-            for i in range(n)
-        ]
-        (tmp_path / f"{split}.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-        )
-    return tmp_path
+def run(argv, capsys):
+    assert benchmark.main(argv.split()) == 0
+    return capsys.readouterr().out
 
 
-def measured(tmp_path, *argv):
-    out = tmp_path / "figures.json"
-    assert benchmark.main([*map(str, argv), *TINY, "--json", str(out)]) == 0
-    return json.loads(out.read_text(encoding="utf-8"))
+def test_parts_run_in_turns(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "installed", lambda *names: [])
+    flags = "--model mini --repeat 1 --batch-size 2 --length 16 --new-tokens 2 --precision fp32"
+    out = run(f"train-step generate {flags}", capsys)
+    titles = ["train-step, classifier, 2 x 16", "train-step, lm, 2 x 16", "generate, 2 x (64 + 2)"]
+    assert [title for title in titles if title in out] == titles
+    assert out.count("  gptft ") == out.count("1.00 x") == 3
 
 
-def test_every_part_gives_finite_figures(tmp_path, data, capsys):
-    # A part that is broken would be noticed on the day the figures are wanted, hours into a run.
-    parts = ("train-step", "epoch", "generate", "load", "tokenize", "baseline")
-    sizes = [
-        "--length",
-        "16",
-        "--prompt-tokens",
-        "4",
-        "--new-tokens",
-        "4",
-        "--rows",
-        "10",
-        "--batch-size",
-        "2",
-    ]
-    found = measured(tmp_path, *parts, *sizes, "--data", data)
-    assert found["machine"]["flops_per_second"] > 1e8 and found["machine"]["bytes_per_second"] > 1e8
-    assert found["machine"]["versions"]["torch"]
-    rows = found["rows"]
-    count = {part: sum(row["part"] == part for row in rows) for part in parts}
-    assert count == {
-        "train-step": 2,
-        "epoch": 1,
-        "generate": 1,
-        "load": 4,
-        "tokenize": 2,
-        "baseline": 2,
-    }
-    for row in rows:
-        assert (
-            0 < row["shortest"] <= row["seconds"] <= row["longest"] < math.inf
-            and row["peak_bytes"] > 1e7
-        )
-        assert all(0 < rate < math.inf for rate in row["rates"].values())
-        assert row["utilisation"] is None or 0 < row["utilisation"] < 1
-        assert (row["utilisation"] is None) == (row["part"] in ("load", "tokenize", "baseline"))
-    epoch = next(row for row in rows if row["part"] == "epoch")
-    assert epoch["rates"]["reviews/s"] == pytest.approx(10 / epoch["seconds"])
-    assert epoch["rates"]["tokens/s"] > 5 * epoch["rates"]["reviews/s"]
-    printed = capsys.readouterr().out
-    assert (
-        all(row["what"] in printed and row["who"] in printed for row in rows)
-        and "of the limit" in printed
+def test_flops_of_a_token_by_hand(monkeypatch):
+    # mini: 6 blocks of 12 C^2 + 13 C weights, ln_f 2 C, the head 50257 C; attention 12 L C T.
+    raced = []
+    monkeypatch.setattr(benchmark, "race", lambda *arguments: raced.append(arguments))
+    monkeypatch.setattr(benchmark, "installed", lambda *names: [])
+    benchmark.race_train_step(contenders.Options(model="mini", batch_size=1, length=10))
+    blocks = 6 * (12 * 192**2 + 13 * 192) + 2 * 192
+    attention = 12 * 6 * 192 * 10
+    n_tokens, flops = zip(*(arguments[-2:] for arguments in raced))
+    assert n_tokens == (10, 10)
+    assert flops == (
+        10 * (6 * blocks + attention),
+        10 * (6 * (blocks + 50257 * 192) + attention),
     )
 
 
-def test_peers_with_the_same_weights(tmp_path, data):
-    """Their first loss equals ours: another batch, another loss or dropout left on would be another race."""
-    pytest.importorskip("transformers", reason="transformers, the peer, is not installed")
-    options = benchmark.Options(
-        model="mini", n_layer=1, n_head=2, n_embd=8, precision="fp32", device="cpu"
-    )
-    model, _ = benchmark.theirs(options, "lm")
-    ids = benchmark.random_ids(options, 2, 16)
-    ours = benchmark.ours(options).eval()(ids)
-    assert (model.eval()(ids).logits - ours).abs().max() < 1e-5
-    for task in ("classifier", "lm"):
-        benchmark.train_step(options, "transformers, best", task, 2, 16)()
-    benchmark.text(
-        benchmark.dataclasses.replace(options, prompt_tokens=4, new_tokens=3), "transformers", 2
-    )()
-
-
-def test_what_saves_memory_in_train_step(monkeypatch):
-    options = benchmark.Options(
-        model="mini",
-        n_layer=2,
-        n_head=2,
-        n_embd=8,
-        precision="fp32",
-        train="lora",
-        checkpoint_activations=True,
-    )
-    built, build = [], benchmark.build_optimizer
+@pytest.mark.parametrize("task", ["classifier", "lm"])
+@pytest.mark.parametrize("who", ["transformers", "nanoGPT"])
+def test_contenders_start_from_the_same_loss(who, task, tmp_path, monkeypatch):
+    if who == "transformers":
+        pytest.importorskip("transformers", reason="needs the peer")
+    elif task == "classifier":
+        pytest.skip("nanoGPT has no classifier")
+    losses = []
+    backward = torch.Tensor.backward
     monkeypatch.setattr(
-        benchmark,
-        "build_optimizer",
-        lambda model, *rest: built.append(model) or build(model, *rest),
+        torch.Tensor, "backward", lambda loss: losses.append(loss.item()) or backward(loss)
     )
-    for task in ("classifier", "lm"):
-        benchmark.train_step(options, "gptft", task, 2, 16)()
-    for model in built:
-        body = getattr(model, "transformer", model)
-        assert (
-            body.checkpoint_activations
-            and not body.wte.weight.requires_grad
-            and body.h[0].attn.c_attn.lora_B.requires_grad
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    if who == "nanoGPT":  # a stand-in with its interface
+        source = (
+            "from gptft import GPT2, GPT2Config as G\nimport torch\n"
+            "class GPTConfig(dict): pass\n"
+            "class GPT(torch.nn.Module):\n"
+            "    def __init__(self, c):\n"
+            "        super().__init__()\n"
+            "        names = 'vocab_size n_layer n_head n_embd dropout'.split()\n"
+            "        shape = {n: c[n] for n in names}\n"
+            "        self.transformer = GPT2(G(n_positions=c['block_size'], **shape))\n"
+            "    def forward(self, ids, targets):\n"
+            "        return None, self.transformer(ids, targets) / ids.numel()\n"
         )
-
-
-def test_flops_by_hand():
-    # 124,439,808 weights less 786,432 of positions; 6 x 123,653,376 + 12 x 12 x 768 x 1024 = 855.17 million.
-    config = GPT2Config()
-    assert (
-        n_weights(config) == 123_653_376
-        and n_weights(config, head=False) == 123_653_376 - 50257 * 768
-    )
-    assert flops_per_token(config, 1024) == 855_166_464
-    from gptft.model import GPT2
-
-    small = GPT2Config(n_positions=16, n_embd=8, n_layer=3, n_head=2)
-    assert n_weights(small) == sum(p.numel() for p in GPT2(small).parameters()) - 16 * 8
-
-
-# ---------------------------------------------------------------- contenders, who live in other processes
-
-
-def note(path, name):
-    """A contender that notes its turns."""
-
-    def run():
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(f"{name} {os.getpid()}\n")
-
-    return run
-
-
-def own_clock():
-    return lambda: (2.0, 50, 400)
-
-
-def broken():
-    raise ValueError("no weights")
-
-
-def test_contenders_take_turns_in_processes_of_their_own(tmp_path):
-    # One after the other, each twice, what slows the machine down for a minute would hit one of them.
-    turns = take_turns({name: (note, tmp_path / "turns", name) for name in "ab"}, 3)
-    names, processes = zip(
-        *(line.split() for line in (tmp_path / "turns").read_text(encoding="utf-8").splitlines())
-    )
-    assert (
-        "".join(names) == "ababab"
-        and len(set(processes)) == 2
-        and str(os.getpid()) not in processes
-    )
-    assert [len(turns[name]) for name in "ab"] == [3, 3]
-
-
-def test_a_contender_with_a_clock_of_its_own(capsys):
-    [row] = race(
-        "an epoch", {"gptft": (own_clock,)}, {"reviews/s": 10}, 1000.0, repeat=1, warm_up=False
-    )
-    assert row["seconds"] == 2.0 and row["rates"] == {"tokens/s": 25.0, "reviews/s": 5.0}
-    assert row["utilisation"] == pytest.approx(400 / 2.0 / 1000)  # flops over time over the limit
-
-
-def test_a_contender_that_fails_is_reported(tmp_path):
-    with pytest.raises(RuntimeError, match="ValueError: no weights"):
-        take_turns({"gptft": (broken,)}, 1)
-
-
-@pytest.mark.parametrize(
-    "argv, words",
-    [
-        (["train-step", "--n-embd", "9", "--n-head", "2"], "n_embd must be a multiple of n_head"),
-        (["train-step", "--model", "tiny"], "unknown model 'tiny'"),
-        (["everything"], "invalid choice: 'everything'"),
-        (["generate", "--repeat", "0"], "--repeat must be at least 1, got 0"),
-    ],
-)
-def test_mistakes_are_one_line(argv, words, capsys):
-    assert benchmark.main(argv) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and words in said and said.count("\n") == 1
+        (tmp_path / "model.py").write_text(source, encoding="utf-8")
+    options = contenders.Options(model="mini", precision="fp32", nanogpt=str(tmp_path))
+    for name in ("gptft", who):
+        contenders.train_step(options, name, task, 2, 12)()
+    assert losses[0] == pytest.approx(losses[1], rel=0.1 if who == "transformers" else 1e-5)

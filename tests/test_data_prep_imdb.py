@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from data_prep import imdb
-from gptft.data.imdb import load_reviews
+from gptft.data.classification import load_reviews
 
 COUNTS = {"train/neg": 10, "train/pos": 10, "test/neg": 10, "test/pos": 10, "train/unsup": 20}
 STARS = {"neg": 2, "pos": 9, "unsup": 0}
@@ -70,8 +70,8 @@ def make():
     return make
 
 
-def prepare(archive, out, *flags):
-    return imdb.main(["--archive", str(archive), "--out", str(out), *flags])
+def prepare(archive, out):
+    return imdb.main(["--archive", str(archive), "--out", str(out)])
 
 
 def contents(folder):
@@ -84,12 +84,12 @@ def contents(folder):
 def test_what_is_written(make):
     """The files load without notes. Train and val are the official training set."""
     out = Path("data/imdb")
-    assert prepare(make(), out, "--seed", "1") == 0
+    assert prepare(make(), out) == 0
     assert set(os.listdir(out)) == {*JSONL, "classes.json", "README"}
     assert os.listdir(out.parent) == ["imdb"]
     reviews = load_reviews(str(out))
     assert reviews.classes == ["neg", "pos"]
-    assert reviews.notes == []
+    assert reviews.notes == ["text from 'text', label from 'label', id from 'id'"]
     counts = {split: Counter(r.label for r in of) for split, of in reviews.splits.items()}
     assert counts == {"train": {0: 8, 1: 8}, "val": {0: 2, 1: 2}, "test": {0: 10, 1: 10}}
     unsup = (out / "unsup.jsonl").read_text(encoding="utf-8").splitlines()
@@ -111,7 +111,7 @@ def test_line_breaks(text, cleaned):
 
 
 def test_order_of_the_files_does_not_matter(make):
-    """Another tar and an unpacked folder give the same bytes, another seed another val."""
+    """Another tar and an unpacked folder give the same bytes."""
     files = [*official().items()]
     random.Random(0).shuffle(files)
     for name, data in files:
@@ -122,15 +122,13 @@ def test_order_of_the_files_does_not_matter(make):
     assert prepare(make(), "a") == 0
     assert prepare(write_tar(Path("b.tar.gz"), shuffled), "b") == 0
     assert prepare("aclImdb", "c") == 0
-    assert prepare(make(), "d", "--seed", "1") == 0
-    a, b, c, d = (contents(name) for name in "abcd")
+    a, b, c = (contents(name) for name in "abc")
     assert a == b == c
-    assert a[1] != d[1]
 
 
-@pytest.fixture
-def copied(make):
-    """All of train/pos is in test too; test, train and unsup have texts of their own twice."""
+def test_each_text_is_kept_once(make):
+    """All of train/pos is in test too; test, train and unsup have texts of their own twice. Only
+    the official test set keeps its duplicates."""
     texts = {f"train/pos/{i}_9": f"Review {i} of test/pos." for i in range(10)}
     texts["test/neg/0_2"] = "The same in test.<br />"
     texts["test/neg/1_2"] = "The same in test.<br />"
@@ -139,13 +137,8 @@ def copied(make):
     texts["train/unsup/0_0"] = "The same in train."
     texts["train/unsup/1_0"] = "Review 3 of test/pos."
     texts["train/unsup/2_0"] = "Review 3 of train/unsup."
-    return make({f"aclImdb/{id}.txt": text.encode() for id, text in texts.items()})
-
-
-def test_each_text_is_kept_once(copied):
-    """Only the official test set keeps its duplicates."""
-    official_splits = imdb.make_splits(imdb.read_archive(copied), seed=0)
-    splits = imdb.without_copies(official_splits)
+    copied = make({f"aclImdb/{id}.txt": text.encode() for id, text in texts.items()})
+    splits = imdb.without_copies(imdb.make_splits(imdb.read_archive(copied)))
     texts = {split: [review.text for review in of] for split, of in splits.items()}
     assert len(texts["test"]) == 20
     assert len(set(texts["test"])) == 19
@@ -156,39 +149,26 @@ def test_each_text_is_kept_once(copied):
     assert not set(others) & set(texts["test"])
 
 
-def test_keep_duplicates(copied):
-    assert prepare(copied, "out", "--keep-duplicates") == 0
-    assert [content.count(b"\n") for content in contents("out")] == [16, 4, 20, 20]
-
-
 # ---------------------------------------------------------------- the folder
 
 
-def test_an_existing_folder_is_replaced_on_request_only(make, capsys):
+def test_an_existing_folder_is_not_replaced(make, capsys):
     archive = make()
     out = Path("out")
-    out.mkdir()
-    assert prepare(archive, out) == 0  # an empty folder is no obstacle
+    assert prepare(archive, out) == 0
+    (out / "val.jsonl").write_text("mine\n", encoding="utf-8")
     before = contents(out)
-    assert prepare(archive, out, "--seed", "1") == 2
+    assert prepare(archive, out) == 2
+    assert "--out exists already, out;" in capsys.readouterr().err
     assert contents(out) == before
-    assert prepare(archive, out, "--seed", "1", "--overwrite") == 0
-    assert contents(out) != before
-    (out / "README").write_text("my own notes", encoding="utf-8")
-    assert prepare(archive, out, "--overwrite") == 2
-    assert "was not written by this command" in capsys.readouterr().err
-    assert set(os.listdir()) == {"a.tar.gz", "out"}
 
 
 @pytest.mark.parametrize(
     "error, code", [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)]
 )
 def test_nothing_is_half_written(make, monkeypatch, error, code):
-    """A full disk or Ctrl-C leaves no new folder, and an old one as it was."""
+    """A full disk or Ctrl-C leaves no folder."""
     archive = make()
-    out = Path("out")
-    prepare(archive, out)
-    before = contents(out)
 
     def rows():
         yield "written"
@@ -196,9 +176,7 @@ def test_nothing_is_half_written(make, monkeypatch, error, code):
 
     monkeypatch.setattr(imdb, "map", lambda as_row, reviews: rows(), raising=False)
     assert prepare(archive, "new") == code
-    assert prepare(archive, out, "--overwrite") == code
-    assert set(os.listdir()) == {"a.tar.gz", "out"}
-    assert contents(out) == before
+    assert os.listdir() == ["a.tar.gz"]
 
 
 # ---------------------------------------------------------------- bad archives
@@ -317,7 +295,7 @@ def test_the_real_archive(shared, monkeypatch):
     found = imdb.read_archive(shared / "aclImdb_texts.tar.gz")
     sizes = [sum(len(review.text.encode()) for review in of) for of in found.values()]
     assert sizes[:4] == [16289992, 16842831, 16067328, 16283357]
-    splits = imdb.make_splits(found, seed=0)
+    splits = imdb.make_splits(found)
     assert [len(of) for of in splits.values()] == [20000, 5000, 25000, 50000]
     train, val, test = ({r.text for r in splits[split]} for split in ("train", "val", "test"))
     assert len(test) == 25000 - 199

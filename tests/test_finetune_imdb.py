@@ -1,238 +1,124 @@
-"""scripts/finetune_imdb.py as a person types it, at a size that takes seconds."""
+"""scripts/finetune_imdb.py on models that train in a second."""
 
-import json
-import math
-from pathlib import Path
+import re
 
+import numpy as np
 import pytest
+import torch
+from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_films
 
-from scripts import finetune_imdb
-
-TINY = [
-    "--n-layer",
-    "1",
-    "--n-head",
-    "2",
-    "--n-embd",
-    "16",
-    "--n-positions",
-    "64",
-    "--max-length",
-    "32",
-    "--precision",
-    "fp32",
-]
-WORDS = {
-    "good": ["great", "fine", "lovely"],
-    "bad": ["awful", "boring", "dull"],
-    "so-so": ["average", "usual", "plain"],
-}
+from gptft import GPT2Classifier, Tokenizer, load_model
+from gptft.data.classification import load_reviews
+from gptft.evaluation.metrics import classification_metrics
+from gptft.report.page import write_page
+from scripts import finetune_alpaca, finetune_imdb, pretrain
 
 
 @pytest.fixture
 def data(tmp_path):
-    """A file of one's own with three classes, which one word gives away."""
-    rows = [
-        {"text": f"film number {i} was {WORDS[label][i % 3]} to see", "label": label}
-        for i in range(40)
-        for label in WORDS
-    ]
-    path = tmp_path / "my.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return write_films(tmp_path / "my.jsonl")
 
 
-def run(*argv):
-    return finetune_imdb.main([*map(str, argv)])
-
-
-def test_own_data_with_three_classes_is_learned_and_reported(tmp_path, data, capsys):
+def test_own_data_is_learned_and_reported(tmp_path, data, capsys):
     out = tmp_path / "run"
-    assert (
-        run(
-            "--data",
-            data,
-            *TINY,
-            "--epochs",
-            12,
-            "--learning-rate",
-            0.01,
-            "--dropout",
-            0,
-            "--out",
-            out,
-        )
-        == 0
-    )
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert {
-        "task",
-        "model",
-        "data",
-        "device",
-        "precision",
-        "seconds",
-        "tokens_per_second",
-        "train",
-        "val",
-        "test",
-    } <= set(results)
-    assert results["classes"] == ["bad", "good", "so-so"] and results["test"]["accuracy"] == 1.0
-    assert results["train"]["n"] + results["val"]["n"] + results["test"]["n"] == 120
-    # The predictions are those of the table, row by row.
-    rows = [
-        json.loads(line)
-        for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert len(rows) == results["test"]["n"] == len({row["id"] for row in rows})
-    assert all(math.isclose(sum(row["probabilities"]), 1, abs_tol=1e-5) for row in rows)
-    loss = -sum(math.log(row["probabilities"][row["label"]]) for row in rows) / len(rows)
-    assert loss == pytest.approx(results["test"]["loss"], abs=1e-3)
-    assert {p.name for p in out.iterdir()} >= {
-        "config.json",
-        "model.safetensors",
-        "run.json",
-        "metrics.jsonl",
-        "report.html",
-        "examples.jsonl",
-        "last",
-    }
+    flags = TINY | dict(data=data, out=out, epochs=12, learning_rate=0.01, dropout=0)
+    flags |= dict(max_length=4, truncate="tail")
+    assert run(finetune_imdb, **flags) == 0
     printed = capsys.readouterr().out
-    assert (
-        "95 % interval" in printed
-        and "so-so" in printed
-        and "12 for val and 12 for test" in printed
-    )
+    assert "split 12 for val and 12 for test off 120 training records" in printed
+    assert "a shape of your own, random weights" in printed
+
+    # predictions.jsonl has each test row once; the saved model predicts them, alone, as reported.
+    results, rows = read(out / "results.json"), read(out / "predictions.jsonl")
+    test = load_reviews(data).splits["test"]
+    model, tokenizer = load_model(out), Tokenizer()
+    for row, review in zip(rows, test, strict=True):
+        assert (row["id"], row["label"]) == (review.id, review.label)
+        ids = tokenizer.encode(review.text)[-4:]
+        logits = model(torch.tensor([ids]), torch.tensor([4]))[0]
+        assert row["probabilities"] == pytest.approx(logits.softmax(-1).tolist(), abs=2e-6)
+    log_probs = np.log([row["probabilities"] for row in rows])
+    m = classification_metrics([review.label for review in test], log_probs)
+    assert results["test"] == m | {"loss": pytest.approx(m["loss"], abs=1e-3)}
+    assert m["accuracy"] == 1.0
+    assert [results[split]["n"] for split in ("train", "val", "test")] == [96, 12, 12]
+    assert results["classes"] == ["bad", "good", "so-so"]
+    assert set(results) > RESULT_KEYS
+
+    assert {"step", "loss", "learning_rate", "grad_norm"} < set(read(out / "metrics.jsonl")[0])
+    assert "scripts/finetune_imdb.py" in read(out / "run.json")["command"]
+    assert "so-so" in (out / "report.html").read_text(encoding="utf-8")
+    assert read(out / "examples.jsonl") and (out / "last" / "state.pt").exists()
+
+    # A finished run is kept. Resumed, it reports the same: from a file that was moved, but not
+    # from other texts.
+    assert run(finetune_imdb, **flags) == 2
+    moved = data.rename(tmp_path / "moved.jsonl")
+    assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 0
+    moved.write_text(moved.read_text().replace("good", "zzz"))
+    assert run(finetune_imdb, **flags | dict(data=moved), resume=True) == 2
+    assert "the texts have changed (80 of 120 are new)" in capsys.readouterr().err
+    assert read(out / "results.json")["test"] == results["test"]
 
 
-def test_no_arguments_run_says_what_it_does_and_what_the_real_run_is(tmp_path, capsys, monkeypatch):
-    # The default data and shape, one step: the first lines name the real run; the challenge set is reported, too.
-    assert (
-        run("--max-steps", 1, "--max-length", 32, "--out", tmp_path / "run", "--precision", "fp32")
-        == 0
-    )
-    printed = capsys.readouterr().out
-    assert (
-        "python scripts/finetune_imdb.py --data data/imdb --model 124M" in printed.split("step ")[0]
-    )
-    assert (
-        "480 train, 120 val, 200 test, 640 implied" in printed
-        and "12,417,600 parameters" in printed
-    )
-    assert "mini, pretrained weights of this package" in printed and "pooling mean" in printed
-    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gptft.training.start.BUNDLED", save_base(tmp_path / "base"))
+    monkeypatch.setattr("gptft.training.loop.score", lambda metrics: 0)  # the first is the best
+    rows_in_page = []
+
+    def page(folder):
+        # It is renewed at each evaluation. A disk that is full then does not end the run.
+        rows_in_page.append(len(read(folder / "metrics.jsonl")))
+        if len(rows_in_page) == 2:
+            raise OSError("full")
+        write_page(folder)
+        assert (folder / "report.html").exists()
+
+    monkeypatch.setattr(finetune_imdb, "write_page", page)
+    out = tmp_path / "run"
+    flags = dict(max_steps=2, eval_every=1, max_length=16, precision="fp32")
+    assert run(finetune_imdb, **flags, out=out) == 0
+    first, tables = capsys.readouterr().out.split("step ", 1)
+    assert "python scripts/finetune_imdb.py --data data/imdb --model 124M" in first
+    assert "480 train, 120 val, 200 test, 640 implied" in first
+    assert "mini, pretrained weights (bundled)" in first
+    assert rows_in_page == [2, 4, 4]
+    results = read(out / "results.json")
     assert results["implied"]["n"] == 640
-    # Both baselines stand beside it, and the paired test with each.
-    assert all(
-        f"{features}, implied" in printed
-        and f"the network against {features}, 200 test rows of both" in printed
-        for features in ("nbsvm", "unigram")
-    )
-
-
-def test_defaults_and_flags_meet():
-    args, start, _, options = finetune_imdb.parse(["--pooling", "last", "--epochs", "2"])
-    assert (args.pooling, start.pretrained, options.epochs) == ("last", True, 2)
-    assert options.learning_rate == finetune_imdb.MINI["learning_rate"]
-    for argv, recipe in (
-        (["--model", "124M"], finetune_imdb.PRETRAINED),
-        (["--from-scratch"], finetune_imdb.FROM_SCRATCH),
-    ):
-        assert finetune_imdb.parse(argv)[3].dropout == recipe["dropout"]
-
-
-def test_trained_model_can_be_trained_on_and_evaluated_again(tmp_path, data, capsys):
-    assert (
-        run("--data", data, *TINY, "--max-steps", 2, "--pooling", "mean", "--out", tmp_path / "a")
-        == 0
-    )
-    again = ["--data", data, "--model", tmp_path / "a", "--max-steps", 2, "--learning-rate", 0]
-    capsys.readouterr()
-    assert run(*again, "--out", tmp_path / "b") == 0
-    out = capsys.readouterr().out
-    assert (
-        "pretrained weights from" in out
-        and "new head" not in out
-        and "pooling mean" in out
-        and "length 64" in out
-    )
-    results = [
-        json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))["val"]["loss"]
-        for name in "ab"
-    ]
-    assert results[0] == pytest.approx(
-        results[1], abs=1e-4
-    )  # with a rate of 0 it is the same model
-    assert run(*again, "--pooling", "last", "--out", tmp_path / "c") == 0
-    assert "with a new head" in capsys.readouterr().out
-
-
-def test_a_head_for_other_classes_is_not_reused(tmp_path, data, capsys):
-    # Kept because the number of classes is the same, a head could call every good film bad.
-    assert run("--data", data, *TINY, "--max-steps", 1, "--out", tmp_path / "a") == 0
-    other = tmp_path / "other.jsonl"
-    other.write_text(
-        Path(data).read_text(encoding="utf-8").replace("good", "zzz"), encoding="utf-8"
-    )
-    assert (
-        run("--data", other, "--model", tmp_path / "a", "--max-steps", 1, "--out", tmp_path / "b")
-        == 0
-    )
-    assert "with a new head" in capsys.readouterr().out
-
-
-def test_resuming_another_run_is_refused_and_leaves_it_alone(tmp_path, data, capsys):
-    # Resumed with other data or another shape, a run would report numbers that belong to neither.
-    out = tmp_path / "run"
-    argv = [*TINY, "--max-steps", 2, "--out", out, "--resume"]
-    assert run("--data", data, *argv[:-1]) == 0
-    before = (out / "results.json").read_bytes()
-    other = tmp_path / "other.jsonl"
-    other.write_text(
-        Path(data).read_text(encoding="utf-8").replace("film", "play"), encoding="utf-8"
-    )
-    capsys.readouterr()
-    for changed, says in (
-        (["--data", other], "texts was"),
-        (["--data", data, "--truncate", "head"], "truncate was head+tail, is head"),
-        (["--data", data, "--n-layer", 2], "n_layer was 1, is 2"),
-    ):
-        assert run(*argv, *changed) == 2
-        assert says in capsys.readouterr().err
-    assert (out / "results.json").read_bytes() == before
-
-
-def test_resume_of_a_finished_run_reports_the_same(tmp_path, data):
-    argv = ["--data", data, *TINY, "--max-steps", 4, "--out", tmp_path / "run"]
-    assert run(*argv) == 0
-    first = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
-    assert run(*argv) == 2
-    assert run(*argv, "--resume") == 0
-    assert (
-        json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["test"]
-        == first["test"]
-    )
+    best, last_val = [row["val"]["loss"] for row in read(out / "metrics.jsonl") if "val" in row]
+    assert results["val"]["loss"] == pytest.approx(best, abs=1e-6) != last_val
+    for features in ("nbsvm", "unigram"):
+        assert f"the network against {features}" in tables
+        assert f"the network against {features}, 200 test rows" in tables
 
 
 @pytest.mark.parametrize(
-    "argv, says",
+    "train, pattern",
     [
-        (["--data", "no/such.jsonl"], "no/such.jsonl"),
-        (["--data", "data/imdb_absent/imdb"], "python -m data_prep.imdb"),
-        (["--model", "124M"], "python -m data_prep.gpt2 --size 124M"),
-        (["--model", "125M"], "125M"),
-        ([], "the bundled weights are gone"),
-        (["--max-length", "513"], "--max-length 513 is above the model's n_positions, 512"),
-        (["--n-embd", "100", "--n-head", "3"], "multiple of n_head"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--precision", "fp64"], "--precision"),
-        (["--resume", "--overwrite"], "exclude each other"),
-        (["--resume"], "nothing to resume"),
-        (["--device", "mps"], "--device mps"),
+        ("full", ""),
+        ("lora", r"score|.*\.(c_attn|c_fc|c_proj)\.weight"),
+        ("head", "score"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(refuses, tmp_path, monkeypatch, argv, says):
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    if not argv:
-        monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "absent")
-    refuses(run, argv, says)
+def test_train_chooses_the_weights_that_change(tmp_path, data, train, pattern):
+    base, out = save_base(tmp_path / "base"), tmp_path / "run"
+    flags = dict(data=data, model=base, out=out, train=train, precision="fp32", max_steps=3)
+    assert run(finetune_imdb, **flags, max_length=32) == 0
+    body, tuned = load_model(base), load_model(out)
+    start = GPT2Classifier(body.config, 3, body=body)
+    expected = {name for name in start.state_dict() if re.match(pattern, name)}
+    assert changed_names(start, tuned) == expected
+    if train == "lora":
+        ids, lengths = torch.arange(8)[None], torch.tensor([8])
+        adapted = load_model(out / "adapter")(ids, lengths)
+        torch.testing.assert_close(adapted, tuned(ids, lengths))
+
+
+@pytest.mark.parametrize("script", [finetune_imdb, finetune_alpaca, pretrain])
+def test_help_has_the_table_of_defaults(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    printed = capsys.readouterr().out
+    for kind, values in script.DEFAULTS.items():
+        [row] = re.findall(f"^{kind}  .*", printed, re.MULTILINE)
+        assert row.removeprefix(kind).split() == list(map(str, values))

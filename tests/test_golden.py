@@ -1,4 +1,4 @@
-"""The figures of tests/fixtures/golden.json, computed again: losses within 1e-5, ids and counts exactly."""
+"""The figures of tests/fixtures/golden.json: losses within 1e-5, ids and counts exactly."""
 
 import json
 

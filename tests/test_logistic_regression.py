@@ -1,340 +1,244 @@
-"""Logistic regression against worked values, finite differences of a dense formula, and scikit-learn's figures."""
+"""Logistic regression against worked values, a dense formula and scikit-learn."""
 
-import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from script_runs import read
 from test_bag_of_words import dense, random_texts
 
-from gptft.baseline.bag_of_words import BagOfNgrams
+from gptft.baseline import logistic_regression
+from gptft.baseline.bag_of_words import WORDS_AND_MARKS, count_ngrams
 from gptft.baseline.logistic_regression import (
-    LogisticRegression,
-    Task,
-    _inverse_hessian_times,
-    _line_search,
     choose_C,
+    fit,
+    hessian_diagonal,
     lbfgs,
     log_count_ratios,
+    objective,
+    scale_by_ratios,
+    train_baseline,
 )
-from gptft.baseline.words import number_words
 
-SAMPLES = ROOT / "gptft" / "assets" / "samples"
-
-
-def records(name, split):
-    lines = (SAMPLES / name).read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["split"] == split]
+TIGHT = 1e-13
+SKLEARN = np.load(ROOT / "tests" / "fixtures" / "sklearn_logreg.npz")
 
 
-def bag_of(texts, *bag, marks=True, others=()):
-    """-> words, bag, by_row, by_column; and by_row of `others`, texts that the bag was not fitted to."""
-    documents, words = number_words([*texts, *others], marks)
-    bag = BagOfNgrams(*bag)
-    fitted = bag.fit(documents.texts(0, len(texts)))
-    return words, bag, *fitted, bag.transform(documents.texts(len(texts), documents.n))
+def read_sample(name, split):
+    """-> texts and labels of a bundled file."""
+    records = read(ROOT / "gptft" / "assets" / "samples" / name)
+    chosen = [record for record in records if record["split"] == split]
+    return [r["text"] for r in chosen], np.array([r["label"] for r in chosen])
 
 
-def toy(n=40, naive_bayes=True, seed=0):
-    """Random texts of two classes -> (Task, its dense X, its signs)."""
-    texts = random_texts(n, seed)
-    _, bag, by_row, by_column, _ = bag_of(texts, 2, 2, naive_bayes)
-    in_class = np.random.default_rng(seed).random(n) < 0.4
-    task = Task(by_row, by_column, in_class, naive_bayes, min_documents=2)
-    x = dense(by_row, len(bag.ngrams))
-    if naive_bayes:
-        x = x * task.ratios
-        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return task, x, np.where(in_class, 1.0, -1.0)
+def presence(texts, max_n=1, min_texts=1):
+    """-> the matrix of all texts, and its n-grams."""
+    bag = count_ngrams(texts, len(texts), WORDS_AND_MARKS, max_n, min_texts, presence=True)
+    return bag.matrix(0, len(texts)), bag.ngrams
 
 
 # ---------------------------------------------------------------- L-BFGS
 
 
-def test_lbfgs_finds_the_minimum_of_an_ill_conditioned_quadratic():
+def quadratic(curvature, target):
+    def function(x):
+        function.calls += 1
+        return curvature @ (x - target) ** 2 / 2 + 1, curvature * (x - target)
+
+    function.calls = 0
+    return function
+
+
+@pytest.mark.parametrize("known, most_calls", [(False, 1000), (True, 3)])
+def test_lbfgs_finds_the_minimum_of_an_ill_conditioned_quadratic(known, most_calls):
+    # Steepest descent takes 100,000 steps. With the exact diagonal of the Hessian, one is enough.
     curvature, target = np.logspace(0, 4, 30), np.linspace(-3, 5, 30)
-
-    def function(x):
-        difference = x[0] - target
-        return 0.5 * curvature @ difference**2, curvature * difference
-
-    found = lbfgs(function, lambda a: a, np.zeros((2, 30)), tolerance=1e-9)
-    np.testing.assert_allclose(found.x[0], target, atol=1e-8)
-    assert found.converged and found.gradient_norm <= 1e-9 and found.value < 1e-16
-    assert found.iterations < 600  # steepest descent takes 100,000
+    function = quadratic(curvature, target)
+    diagonal = curvature if known else np.ones(30)
+    x, converged = lbfgs(function, np.zeros(30), diagonal, tolerance=1e-14)
+    np.testing.assert_allclose(x, target, atol=1e-6)
+    assert converged and function.calls <= most_calls
 
 
-def test_lbfgs_on_coefficients_takes_the_steps_it_takes_on_vectors():
-    # The claim that the file rests on: in coefficients of rows, with their Gram matrix, the search is the same one.
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(6, 20))
+def test_line_search_shortens_steps_that_overshoot():
+    # With this diagonal, the first full step is 1000 times too long.
+    def valley(x):
+        return np.sum(np.logaddexp(5 * x, -5 * x)), 5 * np.tanh(5 * x)
 
-    def loss(w):  # log cosh(row . w - 1), and a penalty; convex, not quadratic
-        t = rows @ w - 1
-        return np.log(np.cosh(t)).sum() + 0.05 * w @ w, np.tanh(t), w
-
-    def in_w(x):
-        value, slopes, w = loss(x[0])
-        return value, rows.T @ slopes + 0.1 * w
-
-    def in_a(x):
-        value, slopes, _ = loss(rows.T @ x[0])
-        return value, slopes + 0.1 * x[0]
-
-    for limit in (1, 2, 5, 12, 100):
-        w = lbfgs(in_w, lambda a: a, np.zeros((2, 20)), 1e-10, limit)
-        a = lbfgs(in_a, lambda a: rows @ (rows.T @ a), np.zeros((2, 6)), 1e-10, limit)
-        assert a.iterations == w.iterations
-        np.testing.assert_allclose(rows.T @ a.x[0], w.x[0], atol=1e-8)
-        np.testing.assert_allclose(
-            [a.value, a.gradient_norm], [w.value, w.gradient_norm], atol=1e-8
-        )
-    assert w.converged and w.iterations < 100
+    x, converged = lbfgs(valley, np.array([3.0, -2.0]), np.full(2, 1e-3), tolerance=1e-14)
+    assert converged and abs(x).max() < 1e-6
 
 
-def test_lbfgs_says_when_it_has_not_converged():
-    def function(x):
-        return 0.5 * np.sum(np.logspace(0, 6, 50) * x[0] ** 2), np.logspace(0, 6, 50) * x[0]
-
-    cut = lbfgs(function, lambda a: a, np.ones((2, 50)), 1e-9, max_iterations=4)
-    assert cut.iterations == 4 and not cut.converged and cut.gradient_norm > 1e-9
-
-    # No tolerance of 0 can be met in float64: the search must end all the same, and without a warning.
-    def bowl(x):
-        return np.sum(np.cosh(x[0] - 1 / 3)), np.sinh(x[0] - 1 / 3)
-
-    with np.errstate(all="raise", under="ignore"):
-        exhausted = lbfgs(bowl, lambda a: a, np.zeros((2, 3)), 0.0)
-    assert exhausted.gradient_norm < 1e-12
-
-
-def test_two_loops_equal_the_matrix_they_stand_for():
-    # BFGS's update of the inverse Hessian (Nocedal & Wright, 6.17), written out, from a multiple of the identity.
-    rng = np.random.default_rng(0)
-    half = rng.normal(size=(5, 5))
-    hessian = half @ half.T + np.eye(5)
-    steps = rng.normal(size=(3, 5))
-    pairs = [(s, hessian @ s) for s in steps]
-    inverse = np.eye(5) * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ pairs[-1][1])
-    for s, y in pairs:
-        left = np.eye(5) - np.outer(s, y) / (s @ y)
-        inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
-    history = [(np.stack([s, s]), np.stack([y, y]), 1 / (s @ y)) for s, y in pairs]
-    q = rng.normal(size=5)
-    np.testing.assert_allclose(
-        _inverse_hessian_times(np.stack([q, q]), history)[0], inverse @ q, rtol=1e-10
-    )
-
-
-def test_line_search_gives_up_where_nothing_slopes():
-    assert (
-        _line_search(lambda x: (0.0, np.zeros(3)), np.zeros((2, 3)), np.ones((2, 3)), 0.0) is None
-    )
+def test_lbfgs_reports_that_it_has_not_converged(monkeypatch):
+    monkeypatch.setattr(logistic_regression, "MAX_ITERATIONS", 4)
+    function = quadratic(np.logspace(0, 1, 50), 1 / 3)
+    assert not lbfgs(function, np.zeros(50), np.ones(50), 1e-9)[1]
 
 
 # ---------------------------------------------------------------- the objective
 
 
 def test_log_count_ratios_by_hand():
-    # Two texts of the class, one of the others, presence of words, each sum plus 1:
+    # Texts of the class with the n-gram plus 1 (p), and other texts plus 1 (q). `fine` and `bad`
+    # occur in one text only, so they get 0 and do not enter the sums 5 and 3.
     #          good  film  fine  bad
-    # p          3     2     2    1   (sum 8)
-    # q          1     2     1    2   (sum 6)
-    words, bag, _, by_column, _ = bag_of(["good good film", "good fine", "bad film"], 1, 1, True)
-    names = bag.names(range(4), words)
-    r = dict(zip(names, log_count_ratios(by_column, np.array([True, True, False]))))
-    log = math.log
-    expected = {
-        "good": 3 / 8 * 6 / 1,
-        "film": 2 / 8 * 6 / 2,
-        "fine": 2 / 8 * 6 / 1,
-        "bad": 1 / 8 * 6 / 2,
-    }
-    assert r == pytest.approx({word: log(ratio) for word, ratio in expected.items()}, abs=1e-12)
-    # With two documents at least, `fine` and `bad` are out, and out of the sums 5 and 3 as well.
-    r = dict(
-        zip(names, log_count_ratios(by_column, np.array([True, True, False]), min_documents=2))
-    )
-    assert r == pytest.approx(
-        {"good": log(3 / 5 * 3 / 1), "film": log(2 / 5 * 3 / 2), "fine": 0, "bad": 0}, abs=1e-12
-    )
+    # p          3     2     2    1
+    # q          1     2     1    2
+    X, names = presence(["good good film", "good fine", "bad film"])
+    ratios = dict(zip(names, log_count_ratios(X, np.array([1.0, 1.0, 0.0]))))
+    expected = {"good": math.log(3 / 5 * 3 / 1), "film": math.log(2 / 5 * 3 / 2)}
+    assert ratios == pytest.approx(expected | {"fine": 0, "bad": 0}, abs=1e-12)
 
 
 @pytest.mark.parametrize("naive_bayes", [True, False])
-def test_objective_and_gradient_against_finite_differences(naive_bayes):
-    task, x, signs = toy(naive_bayes=naive_bayes)
-    n, C, rng = len(signs), 0.7, np.random.default_rng(1)
+def test_objective_against_a_dense_formula(naive_bayes):
+    X, _ = presence(random_texts(40, seed=0), max_n=2, min_texts=2)
+    in_class = (np.random.default_rng(0).random(40) < 0.4).astype(np.float64)
+    x, signs, C = dense(X), 2 * in_class - 1, 0.7
+    if naive_bayes:
+        ratios = log_count_ratios(X, in_class)
+        X = scale_by_ratios(X, ratios)
+        x = x * ratios / np.maximum(np.linalg.norm(x * ratios, axis=1, keepdims=True), 1e-12)
+    n, d = x.shape
 
-    def objective(w, b):
+    def plain(params):
+        w, b = params[:-1], params[-1]
         return np.mean(np.log1p(np.exp(-signs * (x @ w + b)))) + w @ w / (2 * C * n)
 
-    a, bias = rng.normal(size=n), 0.3
-    point = np.stack([np.append(a, bias), task.kernel(np.append(a, bias))])
-    value, coefficients = task.objective(point, C)
-    w = x.T @ a
-    assert value == pytest.approx(objective(w, bias), rel=1e-12)
-    gradient = x.T @ coefficients[:-1]
-    for j in range(0, len(w), 5):
-        step = np.zeros(len(w))
-        step[j] = 1e-5
-        assert gradient[j] == pytest.approx(
-            (objective(w + step, bias) - objective(w - step, bias)) / 2e-5, abs=1e-9
-        )
-    assert coefficients[-1] == pytest.approx(
-        (objective(w, bias + 1e-5) - objective(w, bias - 1e-5)) / 2e-5, abs=1e-9
-    )
+    point = np.random.default_rng(1).normal(size=d + 1)
+    value, gradient = objective(X, signs, C, point)
+    assert value == pytest.approx(plain(point), rel=1e-12)
+    for j in [*range(0, d, 5), d]:  # the last is the intercept
+        e = np.where(np.arange(d + 1) == j, 1e-5, 0)
+        slope = (plain(point + e) - plain(point - e)) / 2e-5
+        assert gradient[j] == pytest.approx(slope, abs=1e-9)
+    diagonal = (x**2).sum(0) / (4 * n) + 1 / (C * n)
+    np.testing.assert_allclose(hessian_diagonal(X, C), np.append(diagonal, 1 / 4))
 
-
-def test_objective_is_exact_where_exponentials_overflow():
-    task, _, signs = toy(naive_bayes=False)
-    far = np.zeros((2, len(signs) + 1))
-    far[:, -1] = 2000.0
+    far = np.append(np.zeros(d), 2000.0)  # exp(2000) is beyond float64
     with np.errstate(over="raise", invalid="raise"):
-        value, coefficients = task.objective(far, 1.0)
-    assert value == pytest.approx(2000 * np.mean(signs < 0)) and coefficients[-1] == pytest.approx(
-        np.mean(signs < 0)
-    )
+        value, gradient = objective(X, signs, C, far)
+    assert value == pytest.approx(2000 * np.mean(signs < 0))
+    assert gradient[-1] == pytest.approx(np.mean(signs < 0))
 
 
-# ---------------------------------------------------------------- whole models
+# ---------------------------------------------------------------- fitted models
+
+
+def split_sample(third):
+    """Bundled train and test texts as scikit-learn got them: with or without a third class."""
+    texts, labels = read_sample("reviews.jsonl", "train")
+    if third:
+        texts += read_sample("reviews_implied.jsonl", "test")[0][:200]
+        labels = np.append(labels, [2] * 200)
+    others, _ = read_sample("reviews.jsonl", "test")
+    n = len(texts)
+    bag = count_ngrams(texts + others, n)
+    return bag.matrix(0, n), labels, bag.matrix(n, n + len(others)), bag.ngrams
 
 
 @pytest.mark.parametrize("i", [0, 1])
-def test_same_model_as_scikit_learn(i):
-    # At a tight tolerance both reach the one minimum: weights, bias and probabilities agree to scikit-learn's digits.
-    expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")
-    train, test = records("reviews.jsonl", "train"), records("reviews.jsonl", "test")
-    texts, others = ([r["text"] for r in rows] for rows in (train, test))
-    words, bag, by_row, by_column, other_rows = bag_of(texts, marks=False, others=others)
-    training = LogisticRegression(by_row, by_column, np.array([r["label"] for r in train]), 2)
-    fit = training.fit(expected["C"][i], tolerance=1e-8)
-    assert fit.converged
-    weights = dict(zip(bag.names(range(len(bag.ngrams)), words), fit.model.weights[0]))
-    known = expected["words"].item().split("\n")
-    np.testing.assert_allclose([weights[word] for word in known], expected["weights"][i], atol=1e-5)
-    assert fit.model.bias[0] == pytest.approx(expected["bias"][i], abs=1e-5)
-    probabilities = np.exp(fit.model.log_probs(other_rows))[:, 1]
-    np.testing.assert_allclose(probabilities, expected["test_probabilities"][i], atol=1e-5)
-    # At the tolerance that is used, no more than a row in a thousand may change sides.
-    loose = LogisticRegression(by_row, by_column, np.array([r["label"] for r in train]), 2)
-    called = np.exp(loose.fit(expected["C"][i]).model.log_probs(other_rows))[:, 1] > 0.5
-    assert np.mean(called != (expected["test_probabilities"][i] > 0.5)) <= 0.005
+def test_the_model_of_scikit_learn(i):
+    X, labels, X_test, ngrams = split_sample(third=False)
+    C, expected = SKLEARN["C"][i], SKLEARN["test_probabilities"][i]
+    model = fit(X, labels, 2, C, tolerance=TIGHT)
+    weights = dict(zip(ngrams, model.parts[1].weights()))
+    known = dict(zip(SKLEARN["words"].item().split("\n"), SKLEARN["weights"][i]))
+    assert weights == pytest.approx(known, abs=1e-5)
+    assert model.parts[1].params[-1] == pytest.approx(SKLEARN["bias"][i], abs=1e-5)
+    probabilities = np.exp(model.log_probs(X_test))
+    np.testing.assert_allclose(probabilities, np.stack([1 - expected, expected], 1), atol=1e-5)
+    # At the tolerance in use, no more than one row in 200 changes sides.
+    predicted = fit(X, labels, 2, C).log_probs(X_test).argmax(1)
+    assert np.mean(predicted != (expected > 0.5)) <= 0.005
 
 
-def test_three_classes_as_scikit_learn_has_them():
-    train, test = records("reviews.jsonl", "train"), records("reviews.jsonl", "test")
-    third = records("reviews_implied.jsonl", "test")[:200]
-    labels = np.array([r["label"] for r in train] + [2] * 200)
-    texts, others = ([r["text"] for r in rows] for rows in (train + third, test))
-    _, _, by_row, by_column, other_rows = bag_of(texts, marks=False, others=others)
-    fit = LogisticRegression(by_row, by_column, labels, 3).fit(0.1, tolerance=1e-8)
-    probabilities = np.exp(fit.model.log_probs(other_rows))
-    expected = np.load(ROOT / "tests/fixtures/sklearn_logreg.npz")["three_probabilities"]
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+def test_three_classes_as_in_scikit_learn():
+    X, labels, X_test, _ = split_sample(third=True)
+    probabilities = np.exp(fit(X, labels, 3, 0.1, tolerance=TIGHT).log_probs(X_test))
+    np.testing.assert_allclose(probabilities, SKLEARN["three_probabilities"], atol=1e-5)
 
 
-def test_columns_of_other_texts_change_nothing():
-    # The script counts n-grams of train and val together; a model of the train rows must be that of train alone.
-    train, val = random_texts(60, 1, "abcdefghij"), random_texts(40, 2, "abcdefghijklm")
-    labels = np.random.default_rng(3).integers(0, 2, 60)
-    documents, _ = number_words([*train, *val], marks=True)
-    alone, joint = BagOfNgrams(3, 2, True), BagOfNgrams(3, 2, True)
-    by_row, by_column = alone.fit(documents.texts(0, 60))
-    expected = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(10.0, tolerance=1e-9)
-    both_rows, both_columns = joint.fit(documents)
-    assert len(joint.ngrams) > len(alone.ngrams)
-    training = LogisticRegression(
-        both_rows.lists(0, 60), both_columns.below(60), labels, 2, True, 2
-    )
-    found = training.fit(10.0, tolerance=1e-9)
-    np.testing.assert_allclose(
-        found.model.log_probs(both_rows.lists(60, None)),
-        expected.model.log_probs(alone.transform(documents.texts(60, 100))),
-        atol=1e-6,
-    )
+def test_any_start_leads_to_the_same_model():
+    X, _ = presence(random_texts(80, 5), max_n=2, min_texts=2)
+    labels = np.random.default_rng(5).integers(0, 2, 80)
+    cold = fit(X, labels, 2, 5.0, True, tolerance=TIGHT)
+    warm = fit(X, labels, 2, 5.0, True, start=fit(X, 1 - labels, 2, 0.1, True), tolerance=TIGHT)
+    np.testing.assert_allclose(warm.log_probs(X), cold.log_probs(X), atol=1e-6)
 
 
-def test_a_long_text_is_not_a_surer_one():
-    texts, others = ["good film", "fine film", "bad film", "dull film"], ["good", "good fine"]
-    _, _, by_row, by_column, other_rows = bag_of(texts, 1, 1, True, others=others)
-    fit = LogisticRegression(by_row, by_column, np.array([1, 1, 0, 0]), 2, naive_bayes=True).fit(
-        10.0
-    )
-    short, long = np.exp(fit.model.log_probs(other_rows))[:, 1]
-    scores = np.log([short / (1 - short), long / (1 - long)]) - fit.model.bias[0]
-    assert scores[1] / scores[0] == pytest.approx(
-        math.sqrt(2), rel=1e-6
-    )  # two equal words in a row of length sqrt(2)
-
-
-def test_fit_goes_on_from_another_and_ends_at_the_same_minimum():
-    # Refitting starts from the coefficients of the first rows; the start may cost iterations but not change the model.
-    texts, labels = random_texts(80, 5), np.random.default_rng(5).integers(0, 2, 80)
-    _, _, by_row, by_column, _ = bag_of(texts, 2, 2, True)
-    first = LogisticRegression(
-        by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2
-    ).fit(5.0)
-    cold = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(5.0, tolerance=1e-9)
-    warm = LogisticRegression(by_row, by_column, labels, 2, True, 2).fit(
-        5.0, start=first, tolerance=1e-9
-    )
-    np.testing.assert_allclose(warm.model.weights, cold.model.weights, atol=1e-6)
-    task = LogisticRegression(
-        by_row.lists(0, 60), by_column.below(60), labels[:60], 2, True, 2
-    ).fit(5.0, start=first)
-    assert task.iterations == 0 and first.iterations > 0
-
-
-def test_fit_says_in_words_when_it_stopped_at_the_limit():
-    _, _, by_row, by_column, _ = bag_of(random_texts(80, 6), 2, 2, True)
-    labels = np.random.default_rng(6).integers(0, 2, 80)
-    fit = LogisticRegression(by_row, by_column, labels, 2, True).fit(
-        100.0, tolerance=1e-9, max_iterations=2
-    )
-    assert not fit.converged and "NOT CONVERGED after 2 iterations" in fit.describe()
-
-
-def test_texts_without_words_get_the_share_of_the_classes():
-    # Nothing to learn from but the labels: the probability of a class is its share, because the bias is not penalised.
-    _, _, by_row, by_column, _ = bag_of(["!", "?", "", "!"], marks=False)
+def test_texts_without_words_get_the_shares_of_the_classes():
+    # There is nothing to learn but the intercept, and it is not penalised.
+    X, _ = presence(["", "", "", ""])
     with np.errstate(all="raise"):
-        fit = LogisticRegression(by_row, by_column, np.array([1, 0, 0, 0]), 2).fit(
-            1.0, tolerance=1e-9
-        )
-        balanced = LogisticRegression(by_row, by_column, np.array([1, 0, 1, 0]), 2, True, 2).fit(
-            1.0
-        )
-    np.testing.assert_allclose(np.exp(fit.model.log_probs(by_row)), [[0.75, 0.25]] * 4, atol=1e-6)
-    assert balanced.converged and fit.model.strongest(1, 5).shape == (0,)
+        model = fit(X, np.array([1, 0, 0, 0]), 2, 1e-3, tolerance=TIGHT)
+        balanced = fit(X, np.array([1, 0, 1, 0]), 2, 1.0, naive_bayes=True)
+    np.testing.assert_allclose(np.exp(model.log_probs(X)), [[0.75, 0.25]] * 4, atol=1e-6)
+    assert balanced.converged() and model.strongest(1, 5).shape == (0,)
+
+
+@pytest.mark.parametrize("classes", [["bad", "good"], ["good", "bad"], ["bad", "good", "odd"]])
+def test_strongest_ngrams(classes):
+    X, ngrams = presence([f"{word} {noun}" for word in classes for noun in ("film", "plot")])
+    model = fit(X, np.repeat(range(len(classes)), 2), len(classes), 10.0)
+    assert [ngrams[model.strongest(k, 1)[0]] for k in range(len(classes))] == classes
+
+
+# ---------------------------------------------------------------- the choice of C
 
 
 @pytest.mark.parametrize(
-    "lowest, tried",
+    "losses, chosen",
     [
-        (0, [0, 1, -1]),
-        (2, [0, 1, 2, 3]),
-        (-2, [0, 1, -1, -2, -3]),
-        (9, [0, 1, 2, 3, 4]),
-        (-9, [0, 1, -1, -2, -3, -4]),
+        ([1, 2], 0),
+        ([9, 5, 3, 4], 2),
+        ([9, 8.99, 5, 4.98, 4.97, 6], 4),
+        ([9, 8, 7, 6, 5, 4, 3, 2, 1], 8),  # the search ends here
     ],
 )
-def test_search_for_C(lowest, tried):
-    # Half powers of ten from the start; up, or else down, until the loss rises or 4 steps away.
-    def step(C):
-        return 2 * math.log10(C / 0.3)
+def test_search_for_C(losses, chosen):
+    left, tried = iter(losses), []
 
-    found = choose_C(fit=lambda C: C, loss=lambda C: abs(step(C) - lowest), start=0.3, most_steps=4)
-    assert [round(step(C)) for C, _ in found] == tried
+    def try_C(C, start):
+        tried.append(C)
+        return next(left), C
+
+    assert choose_C(try_C, 0.3) == tried[chosen]
+    assert tried == pytest.approx([0.3 * 10 ** (step / 2) for step in range(len(losses))])
 
 
-def test_strongest_columns():
-    words, bag, by_row, by_column, _ = bag_of(
-        ["good film", "good plot", "bad film", "bad plot", "odd film", "odd plot"]
-    )
-    for labels, n_classes in ([1, 1, 0, 0, 0, 0], 2), ([0, 0, 1, 1, 2, 2], 3):
-        model = LogisticRegression(by_row, by_column, np.array(labels), n_classes).fit(10.0).model
-        best = [bag.names(model.strongest(k, 1), words)[0] for k in range(n_classes)]
-        assert best == ["good", "bad", "odd"] or (
-            n_classes == 2 and best[0] in ("bad", "odd") and best[1] == "good"
-        )
+def baseline(features, C=None, **splits):
+    """train_baseline on splits, which are pairs of texts and labels."""
+    rows = {
+        split: [SimpleNamespace(text=text, label=int(label)) for text, label in zip(*pair)]
+        for split, pair in splits.items()
+    }
+    return train_baseline(SimpleNamespace(classes=["neg", "pos"], splits=rows), features, C)
+
+
+@pytest.mark.parametrize("features", ["unigram", "nbsvm"])
+def test_val_chooses_C_and_test_does_not(features):
+    train, val = read_sample("reviews.jsonl", "train"), read_sample("reviews.jsonl", "val")
+    test = read_sample("reviews.jsonl", "test")
+    first = baseline(features, train=train, val=val, test=test)
+    other = baseline(features, train=train, val=val, test=(["unseen words"] * 9, np.arange(9) % 2))
+    assert other.model.C == first.model.C and other.bag.ngrams == first.bag.ngrams
+    assert (other.log_probs["val"] == first.log_probs["val"]).all()
+    # With wrong labels, the strongest penalty costs the least.
+    wrong = baseline(features, train=train, val=(val[0], 1 - val[1]), test=test)
+    assert logistic_regression.FIRST_C[features] == wrong.model.C
+
+
+@pytest.mark.parametrize("features", ["unigram", "nbsvm"])
+def test_texts_of_val_do_not_change_the_model_of_train(features):
+    # Train and val choose the columns together, so val brings columns that train lacks.
+    labels = np.random.default_rng(3).integers(0, 2, 60)
+    vocabulary = [2 * letter for letter in "abcdefghijklm"]
+    train = (random_texts(60, 1, vocabulary[:10]), labels)
+    test = (random_texts(40, 2, vocabulary), labels[:40])
+    a = baseline(features, 1.0, train=train, val=(["aa"], [0]), test=test)
+    b = baseline(features, 1.0, train=train, val=test, test=test)
+    assert len(a.bag.ngrams) < len(b.bag.ngrams)
+    np.testing.assert_allclose(a.log_probs["test"], b.log_probs["test"], atol=1e-3)

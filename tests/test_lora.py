@@ -1,33 +1,36 @@
-"""Low-rank adapters: worked values, what is trained and what is not, and files that peft wrote and reads."""
+"""Low-rank adapters: worked values, what is trained, and files that peft wrote and reads."""
 
-import json
 import shutil
 import signal
 
 import numpy as np
 import pytest
-import test_trainer
 import torch
+import torch.nn.functional as F
+import toy_run
 from conftest import ROOT
 from mutations import FIXTURES
+from script_runs import read, write_rows
+from test_folders import close, edit_json
 from torch import nn
 
+from gptft.checkpoints.folders import load_model, read_config, save_model
 from gptft.checkpoints.safetensors import read_safetensors, write_safetensors
-from gptft.classifier import GPT2Classifier, classification_loss
-from gptft.config import LORA_TARGETS, GPT2Config, ModelOptions, TrainableOptions, TrainOptions
-from gptft.data.batching import ClassifierBatch
-from gptft.errors import CheckpointError, Interrupted, UserError
-from gptft.hardware import Hardware, choose_hardware
-from gptft.initial import choose_trainable
-from gptft.language import add_special_tokens
-from gptft.lora import LoRALinear, adapters, add_adapters, merge, merged_state, unmerge
+from gptft.classifier import GPT2Classifier
+from gptft.config import FinetuneOptions, GPT2Config, TrainOptions
+from gptft.errors import CheckpointError, Interrupted
+from gptft.lora import TARGETS, LoRALinear, adapters, add_adapters, merged_state
 from gptft.model import GPT2
-from gptft.optim import build_optimizer
-from gptft.pretrained import load_model, read_config, save_model
-from scripts import finetune_alpaca, finetune_imdb
+from gptft.training.devices import Device
+from gptft.training.optimizer import build_optimizer
+from gptft.training.start import choose_trainable
+from scripts import finetune_imdb
 
 C, L = 12, 2  # width and blocks of the fixtures' model
 SMALL = GPT2Config(vocab_size=80, n_positions=16, n_embd=C, n_layer=L, n_head=3, dropout=0.0)
+LENGTHS = torch.tensor([16, 5, 1])
+MASK = torch.arange(16) < LENGTHS[:, None]
+TOKEN_IDS = torch.randint(1, 80, (3, 16), generator=torch.Generator().manual_seed(1)) * MASK
 
 
 @pytest.fixture(autouse=True)
@@ -36,325 +39,166 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def adapted(model, **config):
-    """The model with adapters that are no longer at their start, in eval mode."""
-    add_adapters(model, **{"rank": 2, "alpha": 6.0, "base": "tests/fixtures/hf_lm", **config})
+def adapted(kind):
+    """A model of the fixtures' base, in eval mode, with adapters and a head that are not zero."""
+    torch.manual_seed(0)
+    model = load_model(FIXTURES / "hf_lm")
+    if kind == "classifier":
+        classifier = GPT2Classifier(model.config, 3).eval()
+        classifier.transformer = model
+        model = classifier
+        nn.init.normal_(model.score.weight)
+    add_adapters(model, rank=2, alpha=6.0, base="tests/fixtures/hf_lm")
     for layer in adapters(model).values():
         nn.init.normal_(layer.lora_B, std=0.3)
-    return model.eval()
-
-
-def language_model():
-    torch.manual_seed(0)
-    return GPT2(SMALL)
-
-
-def classifier(pooling="last"):
-    torch.manual_seed(0)
-    model = GPT2Classifier(SMALL, 3, pooling, ["a", "b", "c"])
-    nn.init.normal_(model.score.weight)
     return model
 
 
-def batch(n=6):
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.randint(1, 17, (n,), generator=generator)
-    return ClassifierBatch(
-        rows=np.arange(n),
-        token_ids=torch.randint(0, 80, (n, 16), generator=generator),
-        lengths=lengths,
-        labels=torch.arange(n) % 3,
-        n=n,
-        n_tokens=int(lengths.sum()),
-    )
-
-
 def logits(model):
-    token_ids, lengths = batch().token_ids, batch().lengths
+    """Of the three rows, without the padding of a language model's."""
     with torch.no_grad():
-        return model(token_ids, lengths) if isinstance(model, GPT2Classifier) else model(token_ids)
+        if isinstance(model, GPT2Classifier):
+            return model(TOKEN_IDS, LENGTHS)
+        return model(TOKEN_IDS)[MASK]
 
 
-def close(a, b):
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+def trainable(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+KINDS = pytest.mark.parametrize("kind", ["language model", "classifier"])
 
 
 # ---------------------------------------------------------------- the layer
 
 
 def test_a_layer_by_hand():
-    # W = (1 2), b = 3, A = (1 -1), B = 1/2, alpha 2, rank 1; x = (4, 1): W x + b = 9, A x = 3, 2/1 * 1/2 * 3 = 3.
+    # W = (1 2), b = 3, A = (1 -1), B = 1/2, alpha 2, rank 1 and x = (4, 1):
+    # W x + b = 9, A x = 3, and 2/1 * 1/2 * 3 = 3.
     linear = nn.Linear(2, 1)
     linear.load_state_dict({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
-    layer = LoRALinear(linear, rank=1, alpha=2.0)
-    assert layer(torch.tensor([4.0, 1.0])).item() == 9  # B starts at zero
-    layer.lora_A.data, layer.lora_B.data = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.5]])
-    assert layer(torch.tensor([4.0, 1.0])).item() == 12
+    layer, x = LoRALinear(linear, rank=1, alpha=2.0), torch.tensor([4.0, 1.0])
+    assert layer(x).item() == 9  # B starts at zero
+    layer.lora_A.data = torch.tensor([[1.0, -1.0]])
+    layer.lora_B.data = torch.tensor([[0.5]])
+    assert layer(x).item() == 12
     assert layer.merged_weight().tolist() == [[2.0, 1.0]]  # W + 2 * 1/2 * (1 -1)
 
 
-def test_dropout_is_on_the_adapters_input_and_in_training_only():
-    layer = LoRALinear(nn.Linear(2, 1), rank=1, alpha=1.0, dropout=0.5)
-    for weight, values in (
-        (layer.weight, [[0.0, 0.0]]),
-        (layer.bias, [7.0]),
-        (layer.lora_A, [[1.0, 2.0]]),
-        (layer.lora_B, [[1.0]]),
-    ):
-        weight.data = torch.tensor(values)
-    seen = {layer(torch.ones(2)).item() for _ in range(200)}
-    assert seen == {7.0, 9.0, 11.0, 13.0}  # 7 from the base, and 2 * (1 or 0) + 2 * (2 or 0)
-    assert layer.eval()(torch.ones(2)).item() == 10.0
-
-
-@pytest.mark.parametrize("targets", [LORA_TARGETS, ("attn.c_proj",), ("mlp.c_proj", "attn.c_attn")])
-def test_only_what_is_named_is_adapted_and_the_start_is_the_base(targets):
-    # "c_proj" stands in attention and in the MLP; B = 0 must leave every logit as it was.
-    model = language_model().eval()
+def test_all_matrices_are_adapted_and_start_as_the_base():
+    model = load_model(FIXTURES / "hf_lm")
     before = logits(model)
-    add_adapters(model, rank=4, targets=targets)
-    assert set(adapters(model)) == {
-        f"h.{layer}.{target}" for layer in range(L) for target in targets
-    }
+    add_adapters(model, rank=4)
+    assert set(adapters(model)) == {f"h.{i}.{target}" for i in range(L) for target in TARGETS}
     assert torch.equal(logits(model), before)
-    with pytest.raises(UserError, match="without adapters"):
+    with pytest.raises(ValueError, match="already"):
         add_adapters(model)
-    for wrong in (dict(rank=0), dict(targets=("c_proj",)), dict(targets=())):
-        with pytest.raises(UserError, match="the rank must be at least 1"):
-            add_adapters(GPT2(SMALL), **wrong)
+
+
+@KINDS
+def test_the_merged_state_computes_the_same(kind):
+    model = adapted(kind)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    plain = GPT2(SMALL) if kind == "language model" else GPT2Classifier(SMALL, 3)
+    plain.load_state_dict(merged_state(model))
+    close(logits(plain.eval()), logits(model))
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    changed = [name for name, w in plain.state_dict().items() if not torch.equal(w, before[name])]
+    assert len(changed) == 4 * L
 
 
 # ---------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_gradients_reach_only_the_adapters_and_the_head(checkpointed):
-    # With decay on, an optimizer that held a frozen weight would shrink it without any gradient. A recomputed block whose
-    # input needs no gradient (the embeddings are frozen) could pass none on.
-    model = classifier("mean")
+def test_only_the_adapters_and_the_head_change(checkpointed):
+    # An optimizer that held a frozen weight would decay it. A recomputed block whose input needs no
+    # gradient, because the embeddings are frozen, might pass none on.
+    model = GPT2Classifier(SMALL, 3)
+    nn.init.normal_(model.score.weight)
     model.transformer.checkpoint_activations = checkpointed
+    add_adapters(model, rank=2, alpha=4.0)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    add_adapters(model, rank=2, alpha=4.0, dropout=0.1)
-    options = TrainOptions(learning_rate=0.01, weight_decay=0.5)
-    optimizer = build_optimizer(model, options, "cpu")
+    optimizer = build_optimizer(model, TrainOptions(learning_rate=0.01, weight_decay=0.5))
     for _ in range(3):
         optimizer.zero_grad()
-        classification_loss(model, batch()).backward()
-        with_gradient = {
-            name
-            for name, p in model.named_parameters()
-            if p.grad is not None and p.grad.abs().max() > 0
-        }
+        F.cross_entropy(model(TOKEN_IDS, LENGTHS), torch.tensor([0, 1, 2])).backward()
         optimizer.step()
-    expected = {
-        f"transformer.h.{i}.{target}.lora_{letter}"
-        for i in range(L)
-        for target in LORA_TARGETS
-        for letter in "AB"
-    }
-    assert with_gradient == expected | {"score.weight"}
     after = model.state_dict()
-    assert [name for name in before if not torch.equal(before[name], after[name])] == [
-        "score.weight"
-    ]
-    # C = 12, rank 2: 2 * (12+36 + 12+12 + 12+48 + 48+12) = 384 a block; the head has 3 * 12.
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    assert sum(p.numel() for p in trained) == L * 384 + 36
-
-
-@pytest.mark.parametrize(
-    "hardware",
-    [Hardware("cpu", "fp32", False, "test"), Hardware("cpu", "bf16", False, "test")],
-    ids=["fp32", "bf16"],
-)
-def test_stopped_and_resumed_training_ends_with_the_same_bits(tmp_path, monkeypatch, hardware):
-    # The state must hold adapters, head and optimizer; what is saved as best is a plain model, and the adapter beside it.
-    def model(seed):
-        model = test_trainer.toy_model(0.1)
-        torch.manual_seed(
-            seed
-        )  # where A starts differs: only the state can make the resumed run equal
-        add_adapters(model, rank=2, dropout=0.2, base="somewhere")
-        return model
-
-    straight, fitted = test_trainer.train(
-        tmp_path / "straight", model(1), hardware, epochs=2, save_every=5
-    )
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        test_trainer.signal_after(7, signal.SIGTERM, patch)
-        test_trainer.train(tmp_path / "resumed", model(1), hardware, epochs=2, save_every=5)
-    resumed, _ = test_trainer.train(
-        tmp_path / "resumed", model(2), hardware, epochs=2, save_every=5, resume=True
-    )
-    assert test_trainer.equal_weights(straight, resumed)
-    base = test_trainer.toy_model().transformer.state_dict()
-    trained = straight.transformer.state_dict()
-    assert all(torch.equal(trained[name], base[name]) for name in base) and fitted.best_step > 0
-    assert {"adapter_config.json", "adapter_model.safetensors", "model.safetensors"} <= {
-        p.name for p in (tmp_path / "straight").iterdir()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    expected = {
+        f"transformer.{name}.lora_{x}" for name in adapters(model.transformer) for x in "AB"
     }
-    assert not adapters(load_model(tmp_path / "straight"))
+    assert changed == trainable(model) == expected | {"score.weight"}
 
 
-# ---------------------------------------------------------------- merging and files
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_training_ends_with_the_same_bits(tmp_path, precision):
+    # The state must hold adapters, head and optimizer: the resumed run starts from another A.
+    def train(name, seed, **options):
+        model = toy_run.toy_model(dropout=0.1)
+        torch.manual_seed(seed)
+        add_adapters(model, rank=2, base="somewhere")
+        device = Device("cpu", precision, False, "test")
+        options |= {"epochs": 2, "save_every": 5}
+        return toy_run.train(tmp_path / name, model, device, **options)[0]
+
+    straight = train("straight", 1)
+    with pytest.raises(Interrupted):
+        train("resumed", 1, on_step=toy_run.send(signal.SIGTERM, at=7))
+    resumed = train("resumed", 2, resume=True)
+    toy_run.assert_equal(straight.state_dict(), resumed.state_dict())
+    assert not adapters(load_model(tmp_path / "straight"))  # the best weights are merged
 
 
-def test_compiled_adapters_train_as_uncompiled_ones(tmp_path):
-    compiled = choose_hardware("cpu", "fp32", "on")
-    if not compiled.compile:
-        pytest.skip("torch.compile on a CPU needs a C++ compiler")
-    losses = []
-    for name, hardware in {"plain": test_trainer.FP32, "compiled": compiled}.items():
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        model = test_trainer.toy_model(n_layer=1)
-        torch.nn.init.normal_(model.score.weight)
-        add_adapters(model, 2, 8.0)
-        test_trainer.train(
-            tmp_path / name, model, hardware, epochs=2, learning_rate=1e-2, log_every=1
-        )
-        losses.append([row["loss"] for row in test_trainer.read_log(tmp_path / name)])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[0][-1] < losses[0][0]
+# ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("make", [language_model, classifier])
-def test_merged_equals_unmerged_and_unmerging_gives_the_base_back(make):
-    model, plain = adapted(make()), make().eval()
-    unmerged, before = (
-        logits(model),
-        {name: weight.clone() for name, weight in model.state_dict().items()},
-    )
-    assert (unmerged - logits(plain)).abs().max() > 0.01  # or nothing would be tested
-    plain.load_state_dict(merged_state(model))
-    close(logits(plain), unmerged)
-    for _ in range(2):  # twice must not add twice
-        merge(model)
-        close(logits(model), unmerged)
-        merged = model.state_dict()
-        assert sum(not torch.equal(merged[name], before[name]) for name in before) == 4 * L
-    for _ in range(2):
-        unmerge(model)
-        after = model.state_dict()
-        assert all(torch.equal(before[name], after[name]) for name in before) and torch.equal(
-            logits(model), unmerged
-        )
-
-
-@pytest.mark.parametrize("state", ["unmerged", "merged"])
-def test_a_folder_with_both_loads_the_merged_model_once(tmp_path, state):
+@KINDS
+def test_a_saved_folder_loads_merged_and_its_adapter_loads_on_the_base(tmp_path, kind):
     # Adding the adapter to weights that hold it already would count it twice.
-    model = adapted(load_model(FIXTURES / "hf_lm"))
-    expected = logits(model)
-    if state == "merged":
-        merge(model)
+    model = adapted(kind)
     save_model(model, tmp_path)
-    close(logits(load_model(tmp_path)), expected)
-    assert bare_adapter(tmp_path)
-    close(logits(load_model(tmp_path)), expected)  # now from the base and the adapter
-    assert read_config(tmp_path) == GPT2Config(80, 16, C, L, 3)
+    # A config.json beside an adapter, which some programs write, is not a model.
+    shutil.copy(FIXTURES / "hf_lm" / "config.json", tmp_path / "adapter")
+    for folder in (tmp_path, tmp_path / "adapter"):
+        loaded = load_model(folder)
+        assert type(loaded) is type(model) and not adapters(loaded)
+        close(logits(loaded), logits(model))
+        assert read_config(folder).n_embd == C
 
 
-def bare_adapter(folder):
-    """Leave only the adapter in a folder -> its config."""
-    for path in folder.iterdir():
-        if not path.name.startswith("adapter_"):
-            path.unlink()
-    return json.loads((folder / "adapter_config.json").read_text())
-
-
-@pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_a_classifiers_adapter_there_and_back(tmp_path, pooling):
-    # Its base is a language model: the head, and how it reads, come from the adapter.
-    model = adapted(GPT2Classifier.on(load_model(FIXTURES / "hf_lm"), 3, pooling))
-    nn.init.normal_(model.score.weight)
-    expected = logits(model)
-    save_model(model, tmp_path)
-    saved = bare_adapter(tmp_path)
-    assert saved["modules_to_save"] == ["score"] and ("gptft" in saved) == (pooling == "mean")
-    loaded = load_model(tmp_path)
-    assert loaded.pooling == pooling and not adapters(loaded)
-    close(logits(loaded), expected)
-
-
-def test_openais_sizes_are_named_as_hugging_face_names_them(tmp_path, monkeypatch):
-    # "checkpoints/124M" would mean nothing to peft, and "gpt2" would mean nothing here.
+def test_openais_sizes_have_their_hugging_face_names(tmp_path, monkeypatch):
+    # "checkpoints/124M" would mean nothing to peft.
     monkeypatch.chdir(tmp_path)
     save_model(GPT2(SMALL), tmp_path / "checkpoints" / "124M")
     model = load_model("checkpoints/124M")
-    choose_trainable(model, TrainableOptions("lora"), ModelOptions(model="124M"))
+    choose_trainable(model, FinetuneOptions(model="124M", train="lora"))
     save_model(model, tmp_path / "run")
-    assert bare_adapter(tmp_path / "run")["base_model_name_or_path"] == "gpt2"
-    close(logits(load_model(tmp_path / "run")), logits(model.eval()))
+    config = read(tmp_path / "run/adapter/adapter_config.json")
+    assert config["base_model_name_or_path"] == "gpt2"
+    close(logits(load_model(tmp_path / "run/adapter")), logits(model.eval()))
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="python -m data_prep.gpt2 --size 124M"):
-        load_model(tmp_path / "run")
-
-
-# ---------------------------------------------------------------- peft
+        load_model(tmp_path / "run/adapter")
 
 
 @pytest.mark.parametrize("name", ["peft_lm", "peft_classifier"])
-def test_logits_of_an_adapter_that_peft_wrote(name):
-    # The logits are peft's own, with the adapter unmerged.
+def test_logits_of_an_adapter_of_peft(name):
+    # The logits are peft's own, with the adapter unmerged. The classifier's has two targets only.
     model = load_model(FIXTURES / name)
     with np.load(FIXTURES / name / "expected.npz") as file:
-        token_ids, lengths, expected = (
-            torch.from_numpy(file[key]) for key in ("token_ids", "lengths", "logits")
-        )
+        arrays = [torch.from_numpy(file[key]) for key in ("token_ids", "lengths", "logits")]
+    token_ids, lengths, expected = arrays
     with torch.no_grad():
-        found = model(token_ids, lengths) if name == "peft_classifier" else model(token_ids)
-    for row, length in enumerate(
-        lengths if name == "peft_lm" else ()
-    ):  # what follows a text's end is nobody's
-        close(found[row, :length], expected[row, :length])
-    if name == "peft_classifier":
-        close(found, expected)
-
-
-@pytest.mark.parametrize("targets", [LORA_TARGETS, ("mlp.c_proj",)])
-@pytest.mark.parametrize("kind", ["language model", "classifier"])
-def test_peft_loads_an_adapter_of_ours(tmp_path, kind, targets):
-    peft = pytest.importorskip("peft", reason="peft is the oracle here, and is not installed")
-    transformers = pytest.importorskip(
-        "transformers", reason="transformers is the oracle here, and is not installed"
-    )
-    model = load_model(FIXTURES / "hf_lm")
-    if kind == "classifier":
-        model = GPT2Classifier.on(model, 3)
-        nn.init.normal_(model.score.weight)
-        base = transformers.GPT2ForSequenceClassification.from_pretrained(
-            FIXTURES / "hf_lm", num_labels=3, pad_token_id=0
-        )
-    else:
-        base = transformers.GPT2LMHeadModel.from_pretrained(FIXTURES / "hf_lm")
-    model = adapted(model, targets=targets)
-    save_model(model, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-    lengths = torch.tensor([16, 5, 1])
-    mask = torch.arange(16) < lengths[:, None]
-    token_ids = torch.randint(1, 80, (3, 16)) * mask
-    with torch.no_grad():
-        expected = theirs(token_ids, attention_mask=mask.long()).logits
-        if kind == "classifier":
+        if name == "peft_classifier":
             close(model(token_ids, lengths), expected)
         else:
+            mask = torch.arange(16) < lengths[:, None]
             close(model(token_ids)[mask], expected[mask])
 
 
-# ---------------------------------------------------------------- what is refused
-
-
-def edit(folder, **changes):
-    """Set keys of adapter_config.json."""
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def edit_tensors(folder, change):
-    path = folder / "adapter_model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in read_safetensors(path).items()}
-    change(tensors)
-    write_safetensors(path, tensors)
+# ---------------------------------------------------------------- refused
 
 
 @pytest.mark.parametrize(
@@ -362,292 +206,89 @@ def edit_tensors(folder, change):
     [
         ("r", 0, "r is 0"),
         ("r", True, "r is True"),
-        ("r", 4, "instead of .*4"),  # not the rank of the tensors
+        ("r", 4, r"instead of \[4, 12\]"),  # not the rank of the tensors
         ("lora_alpha", "16", "lora_alpha is '16'"),
         ("use_dora", True, "use_dora is True"),
-        ("use_rslora", True, "use_rslora is True"),
         ("rank_pattern", {"c_attn": 4}, "rank_pattern"),
         ("some_later_config", {"x": 1}, "some_later_config"),
         ("bias", "all", "bias is 'all'"),
         ("init_lora_weights", "pissa", "pissa"),
         ("peft_type", "IA3", "IA3"),
-        ("base_model_name_or_path", None, "base_model_name_or_path is None"),
+        ("base_model_name_or_path", 1, "base_model_name_or_path is 1"),
         ("base_model_name_or_path", "no/such/folder", "no/such/folder"),
-        pytest.param(
-            "base_model_name_or_path", "[" * 5000, "base model is not here", id="endless name"
-        ),
+        pytest.param("base_model_name_or_path", "[" * 5000, "is not here", id="endless name"),
         ("base_model_name_or_path", "tests/fixtures/peft_lm", "neither config.json"),
-        ("gptft", {"pooling": "max"}, "pooling"),
+        ("gptft", {"pooling": "mean"}, "pooling"),
     ],
 )
 def test_adapters_that_would_compute_something_else(tmp_path, key, value, says):
-    # Each of these would load with B A alone, without an error, and give other numbers than in peft.
+    # Loaded with W + B A alone, each of these would give other numbers than in peft.
     folder = shutil.copytree(FIXTURES / "peft_classifier", tmp_path / "copy")
-    edit(folder, **{key: value})
+    edit_json(folder / "adapter_config.json", **{key: value})
     with pytest.raises(CheckpointError, match=says):
         load_model(folder)
+
+
+def without(part):
+    return lambda tensors: {name: t for name, t in tensors.items() if part not in name}
+
+
+def plus(name, tensor):
+    return lambda tensors: tensors | {f"base_model.model.{name}": tensor}
+
+
+A = "transformer.h.0.attn.c_attn.lora_A.weight"
 
 
 @pytest.mark.parametrize(
     "change, says",
     [
-        (
-            lambda t: t.pop("base_model.model.transformer.h.1.mlp.c_fc.lora_B.weight"),
-            r"h.1.mlp.c_fc has \{'A'.* instead of .*'B'",
-        ),
-        (
-            lambda t: [t.pop(name) for name in list(t) if ".h.1." in name],
-            "h.1.attn.c_attn has no adapter",
-        ),
-        (
-            lambda t: t.update(
-                {name.replace(".h.1.", ".h.2."): tensor for name, tensor in t.items()}
-            ),
-            "the base has no h.2",
-        ),
-        (
-            lambda t: t.update(
-                {"base_model.model.transformer.wte.lora_A.weight": torch.ones(2, 2)}
-            ),
-            "wte.lora_A.weight' is unknown",
-        ),
-        (
-            lambda t: t.update({"base_model.model.score.weight": torch.ones(3, 13)}),
-            "score.weight' is unknown, or of another",
-        ),
-        (lambda t: t.update({name: tensor.long() for name, tensor in t.items()}), "another type"),
-        (lambda t: t.clear(), "it holds none"),
-        (
-            lambda t: t["base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"].fill_(
-                float("nan")
-            ),
-            "NaN or infinite",
-        ),
+        (without("h.1.mlp.c_fc.lora_B"), "h.1.mlp.c_fc.lora_B.weight is missing"),
+        (without(""), "h.0.attn.c_attn.lora_A.weight is missing"),
+        (plus(A.replace("h.0", "h.2"), torch.ones(3, 12)), "'h.2.attn.* is unknown"),
+        (plus("score.weight", torch.ones(3, 13)), r"score.weight has shape \[3, 13\]"),
+        (plus(A, torch.ones(3, 12).long()), "has type torch.int64"),
+        (plus(A, torch.full((3, 12), torch.nan)), "NaN or infinite"),
     ],
 )
 def test_damaged_tensors(tmp_path, change, says):
     folder = shutil.copytree(FIXTURES / "peft_lm", tmp_path / "copy")
-    edit_tensors(folder, change)
+    tensors = change(read_safetensors(folder / "adapter_model.safetensors"))
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
     with pytest.raises(CheckpointError, match=says) as error:
         load_model(folder)
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize("shape", [dict(n_embd=24), dict(n_layer=3), dict(n_layer=1)])
+@pytest.mark.parametrize("shape", [{"n_embd": 24}, {"n_layer": 3}, {"n_layer": 1}])
 def test_an_adapter_of_another_model(tmp_path, shape):
-    # Width, more blocks, fewer blocks: the message names the base and what differs.
     save_model(GPT2(GPT2Config(**(vars(SMALL) | shape))), tmp_path / "other")
     folder = shutil.copytree(FIXTURES / "peft_lm", tmp_path / "copy")
-    edit(folder, base_model_name_or_path=str(tmp_path / "other"))
-    with pytest.raises(CheckpointError, match="not an adapter of the model .*other") as error:
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "other"))
+    with pytest.raises(CheckpointError, match="not an adapter of rank 3 for the model .*other"):
         load_model(folder)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
 # ---------------------------------------------------------------- --train
 
 
-def test_what_each_choice_trains():
-    """Counts by hand: a block has 12 C^2 + 13 C weights, ln_f 2 C, the head 3 C; embeddings (80 + 16) C."""
-    block, total = 12 * C * C + 13 * C, 96 * C + L * (12 * C * C + 13 * C) + 2 * C + 3 * C
-    start = ModelOptions(model="tests/fixtures/hf_lm")
-    for options, n in (
-        (TrainableOptions(), total),
-        (TrainableOptions("last-block"), block + 5 * C),
-        (TrainableOptions("head"), 3 * C),
-        (TrainableOptions("lora", lora_rank=3, lora_targets="attn.c_proj"), L * 3 * 2 * C + 3 * C),
-    ):
-        model = classifier()
-        line = choose_trainable(model, options, start)
-        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == n
-        assert (
-            f": {n:,} of {total:,} parameters; optimizer {8 * n / 1e6:,.1f} MB; saved model {4 * total / 1e6:,.1f} MB"
-            in line
-        )
-    with pytest.raises(
-        UserError, match="on attn.c_attn, c_proj; .* the targets some of attn.c_attn, attn.c_proj"
-    ):
-        choose_trainable(
-            GPT2(SMALL), TrainableOptions("lora", lora_targets="attn.c_attn,c_proj"), start
-        )
-    model = GPT2(SMALL)
-    choose_trainable(model, TrainableOptions("last-block"), start)
-    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {
-        "h",
-        "ln_f",
-    }
-    model = GPT2(SMALL)
-    choose_trainable(model, TrainableOptions("head"), start)
-    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["wte.weight"]
-
-
-def test_new_tokens_are_not_left_untrained():
-    # Frozen at the mean of all rows, the marks of a conversation's turns would be one and the same vector for ever.
-    model = GPT2(GPT2Config(n_positions=4, n_embd=4, n_layer=1, n_head=1))
-    add_special_tokens(model, ["<a>", "<b>"])
-    for train in ("lora", "last-block"):
-        with pytest.raises(UserError, match="untrained"):
-            choose_trainable(
-                model, TrainableOptions(train), ModelOptions(model="tests/fixtures/hf_lm")
-            )
-    model.wte.weight.data[-1] += 1  # a model that has learned them
-    model.requires_grad_(True)
-    assert "parameters" in choose_trainable(model, TrainableOptions("last-block"), ModelOptions())
-
-
-@pytest.fixture
-def start(tmp_path):
-    """The folder of a small model with GPT-2's vocabulary, and a file of texts with a class each."""
-    torch.manual_seed(0)
+def test_the_script_trains_adapters(tmp_path):
     save_model(GPT2(GPT2Config(n_positions=64, n_embd=8, n_layer=2, n_head=2)), tmp_path / "base")
-    rows = [
-        {"text": f"film {i} was {word}", "label": label}
-        for i in range(30)
-        for label, word in (("bad", "dull"), ("good", "fine"))
-    ]
-    (tmp_path / "my.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-    )
-    return [
-        "--data",
-        tmp_path / "my.jsonl",
-        "--model",
-        tmp_path / "base",
-        "--max-length",
-        16,
-        "--precision",
-        "fp32",
-    ]
-
-
-def finetune(script, *argv):
-    return script.main([*map(str, argv)])
-
-
-def test_the_script_trains_adapters_and_its_run_folder_loads_both_ways(tmp_path, start, capsys):
+    rows = [{"text": f"film {i} was {w}", "label": w} for i in range(30) for w in ("bad", "fine")]
+    write_rows(tmp_path / "my.jsonl", rows)
     out = tmp_path / "run"
-    argv = [
-        *start,
-        "--out",
-        out,
-        "--train",
-        "lora",
-        "--lora-rank",
-        2,
-        "--max-steps",
-        4,
-        "--learning-rate",
-        0.02,
-    ]
-    assert finetune(finetune_imdb, *argv) == 0
-    printed = capsys.readouterr().out
-    # C = 8, rank 2: 2 * (8+24 + 8+8 + 8+32 + 32+8) = 256 a block, and a head of 2 * 8.
-    assert (
-        "adapters of rank 2 (alpha 4, dropout 0.1) on attn.c_attn" in printed
-        and ": 528 of " in printed
-    )
-    assert "rate 0.02" in printed
-    saved = json.loads((out / "adapter_config.json").read_text())
-    assert (
-        saved["r"] == 2
-        and saved["lora_alpha"] == 4
-        and saved["base_model_name_or_path"] == str((tmp_path / "base").resolve())
-    )
-    run = load_model(out)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / "adapter").mkdir(exist_ok=True)
-        shutil.copy(out / name, tmp_path / "adapter")
-    ids, lengths = torch.randint(0, 50257, (3, 12)), torch.tensor([12, 3, 1])
-    with torch.no_grad():
-        close(load_model(tmp_path / "adapter")(ids, lengths), run(ids, lengths))
-    before = (out / "results.json").read_text()
-    assert finetune(finetune_imdb, *argv, "--resume") == 0
-    assert json.loads((out / "results.json").read_text())["test"] == json.loads(before)["test"]
-    assert (
-        finetune(
-            finetune_imdb,
-            *argv[:-4],
-            "--max-steps",
-            4,
-            "--lora-alpha",
-            3,
-            "--learning-rate",
-            0.02,
-            "--resume",
-        )
-        == 2
-    )
-    assert "lora_alpha was None, is 3.0" in capsys.readouterr().err
-    assert (
-        finetune(finetune_imdb, *start, "--out", out, "--overwrite", "--max-steps", 1) == 0
-    )  # all weights: no adapter stays behind
-    assert not (out / "adapter_config.json").exists() and "all weights" in capsys.readouterr().out
 
+    def run(flags):
+        argv = f"--data {tmp_path}/my.jsonl --model {tmp_path}/base --out {out} {flags}"
+        code = finetune_imdb.main(f"{argv} --max-length 16 --precision fp32".split())
+        return code, read(out / "results.json")
 
-def test_instructions_with_adapters(tmp_path, start, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "gptft.evaluate.load_tasks", lambda: __import__("gptft.tasks").tasks.load_tasks()[::50]
-    )
-    monkeypatch.setattr("gptft.evaluate.TASK_TOKENS", 4)
-    monkeypatch.setattr("gptft.evaluate.RESPONSE_TOKENS", 4)
-    rows = [{"instruction": f"say {i}", "input": "", "output": f"{i}"} for i in range(40)]
-    (tmp_path / "my.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-    )
-    argv = [
-        *start,
-        "--max-steps",
-        2,
-        "--test-prompts",
-        1,
-        "--template",
-        "short",
-        "--max-length",
-        40,
-    ]
-    assert finetune(finetune_alpaca, *argv, "--train", "lora", "--out", tmp_path / "run") == 0
-    assert "rate 0.0002" in capsys.readouterr().out
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["val"]["loss"] != results["base"]["val"]["loss"]
-    assert (
-        json.loads((tmp_path / "run" / "adapter_config.json").read_text())["task_type"]
-        == "CAUSAL_LM"
-    )
-    assert (
-        finetune(
-            finetune_alpaca,
-            *argv,
-            "--train",
-            "lora",
-            "--out",
-            tmp_path / "new",
-            "--template",
-            "special",
-        )
-        == 2
-    )
-    assert "new tokens" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    lora = "--train lora --lora-rank 2 --max-steps 4 --learning-rate 0.02"
+    code, results = run(lora)
+    assert code == 0
+    config = read(out / "adapter" / "adapter_config.json")
+    assert config["r"] == 2 and config["lora_alpha"] == 4
+    assert config["base_model_name_or_path"] == str((tmp_path / "base").resolve())
 
-
-@pytest.mark.parametrize(
-    "argv, says",
-    [
-        (["--train", "lora", "--from-scratch"], "--train lora adapts learned weights"),
-        (["--train", "all"], "--train"),
-        (["--lora-rank", "4"], "--lora-rank goes with --train lora"),
-        (
-            ["--train", "head", "--lora-alpha", "4"],
-            "--lora-alpha goes with --train lora, but --train is head",
-        ),
-        (["--train", "lora", "--lora-rank", "0"], "--lora-rank must be from 1"),
-    ],
-)
-def test_mistakes_get_one_line(tmp_path, capsys, argv, says):
-    assert finetune(finetune_imdb, *argv, "--out", tmp_path / "run") == 2
-    err = capsys.readouterr().err
-    assert (
-        err.startswith("error: ")
-        and err.count("\n") == 1
-        and says in err
-        and not (tmp_path / "run").exists()
-    )
+    code, again = run(f"{lora} --resume")
+    assert code == 0 and again["test"] == results["test"]

@@ -1,96 +1,70 @@
-"""What is printed while a model trains: on a terminal one line that renews itself, in a file lines that can be read later."""
+"""What is printed during training: one line that renews itself, or lines in a file."""
 
-import io
 import sys
-import types
+from types import SimpleNamespace
 
 import pytest
 
-from gptft import progress
-from gptft.memory import peak_memory
-from gptft.progress import Progress, duration
+from gptft.training import progress
+from gptft.training.progress import Progress, duration, peak_memory
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+def row(step, tokens_per_second=1):
+    """A row of metrics.jsonl."""
+    entry = {"step": step, "epoch": 0.5, "loss": 0.5, "learning_rate": 1e-3}
+    return entry | {"tokens_per_second": tokens_per_second}
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test sets; a process that has held 1.5 GB; a terminal of 100 columns."""
-    now = types.SimpleNamespace(seconds=0.0)
+    """A clock that the test sets, a process that has used 1.5 GB, a terminal of 100 columns."""
+    now = SimpleNamespace(seconds=0.0)
+    size = SimpleNamespace(columns=100)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
     monkeypatch.setattr(progress, "peak_memory", lambda device: 1_500_000_000)
-    monkeypatch.setattr(
-        progress.shutil, "get_terminal_size", lambda: types.SimpleNamespace(columns=100)
-    )
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: size)
     return now
 
 
-def test_a_file_gets_lines_now_and_then(clock):
-    # A carriage return, or a line for each step, makes a log of a long run unreadable.
-    stream = io.StringIO()
-    shown = Progress(40, stream=stream)
-    for step in range(1, 41):
-        clock.seconds = 2.0 * step
-        shown.update(step, 1, 0.5, 1e-3, 1234.5)
-    lines = stream.getvalue().splitlines()
-    assert "\r" not in stream.getvalue() and len(lines) == 8
-    assert (
-        lines[0]
-        == "step     5/40  epoch 1  loss 0.5000  1,234 tokens/s  1 m 10 s left  1.50 GB  rate 1.0e-03"
+def test_file_gets_a_line_now_and_then(clock, capsys):
+    # The time left is that of a resumed run, which has made its first 100 steps before.
+    shown = Progress(140, start=100)
+    for step in range(101, 141):
+        clock.seconds += 2.0
+        shown.update(row(step, 1234.5))
+    first, *_, last = lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert first == (
+        "step   105/140  epoch 1  loss 0.5000  1,234 tokens/s  1 m 10 s left  1.50 GB  rate 1.0e-03"
     )
-    assert (
-        lines[-1].startswith("step    40/40") and "  0 s left" in lines[-1]
-    )  # the last step is always shown
+    assert last.startswith("step   140/140")
 
 
-def test_time_left_counts_only_the_steps_made_here(clock):
-    # A resumed run that counts the steps before it promises to end at once.
-    stream = io.StringIO()
-    shown = Progress(100, start=80, stream=stream)
-    clock.seconds = 20.0
-    shown.update(90, 1, 0.5, 1e-3, 1)
-    assert "  20 s left" in stream.getvalue()
-
-
-def test_a_terminal_gets_one_line_that_fits(clock):
-    stream = Terminal()
-    shown = Progress(40, stream=stream)
-    shown.update(1, 1, 0.123456, 1e-3, 1e9)
-    shown.update(2, 1, 0.5, 1e-3, 1)
-    first, second = stream.getvalue().split("\r")[1:]
-    assert len(first) <= 99 and len(second) == len(first) and "\n" not in stream.getvalue()
+def test_terminal_gets_one_line_that_fits(clock, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    shown = Progress(40)
+    shown.update(row(1, 1e30))
+    shown.update(row(2))
     shown.say("stays")
-    assert stream.getvalue().endswith("\r" + " " * len(second.rstrip()) + "\rstays\n")
+    before, first, second, last = capsys.readouterr().out.split(progress.ERASE)
+    assert (before, len(first), last) == ("", 99, "stays\n")
+    assert second.startswith("step     2/40 ") and "\n" not in first + second
 
 
-def test_the_accuracy_on_val_stands_in_the_line_once_it_is_known(clock):
-    stream = io.StringIO()
-    shown = Progress(2, stream=stream)
-    shown.update(2, 1, 0.5, 1e-3, 1)
-    shown.evaluated(
-        2, {"n": 7, "loss": 0.25, "accuracy": 0.75, "confusion": [[1]]}, 61.2, best=True
-    )
-    shown.update(2, 1, 0.5, 1e-3, 1)
-    before, val, after = stream.getvalue().splitlines()
-    assert val == "step     2  val loss 0.2500  accuracy 0.7500  in 1 m 01 s  (best)"
-    assert "accuracy" not in before and "loss 0.5000  val accuracy 0.7500  " in after
+def test_evaluation_is_a_line_of_its_own(clock, capsys):
+    shown = Progress(2)
+    shown.evaluated(2, {"n": 7, "loss": 0.25, "accuracy": 0.75}, 61.2, is_best=True)
+    line = "step     2  val loss 0.2500  accuracy 0.7500  in 1 m 01 s  (best)\n"
+    assert capsys.readouterr().out == line
 
 
-def test_durations():
-    assert [duration(s) for s in (0.4, 59.4, 59.6, 200, 3900)] == [
-        "0 s",
-        "59 s",
-        "1 m 00 s",
-        "3 m 20 s",
-        "1 h 05 m",
-    ]
+def test_duration():
+    texts = [duration(seconds) for seconds in (0.4, 59.4, 59.6, 200, 3900)]
+    assert texts == ["0 s", "59 s", "1 m 00 s", "3 m 20 s", "1 h 05 m"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say")
 def test_peak_memory_is_in_bytes():
-    # Linux counts in KiB, macOS in bytes: a factor of 1,024 in either direction is the mistake to make here.
+    # Linux counts in KiB, macOS in bytes.
     ballast = bytearray(200_000_000)
     assert len(ballast) < peak_memory() < 1 << 40

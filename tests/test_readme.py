@@ -1,7 +1,7 @@
-"""The commands in the README's blocks, in order and as written, with small stand-ins for the data and the models.
+"""The commands in the READMEs' blocks, in order and as written, with small stand-ins.
 
-Only the size is changed: a flag or two are added that make a run short. Since a command finds what those before it have
-left, a README whose commands get in each other's way, or name a flag, file or folder that isn't there, fails here.
+A flag or two are added that make a run short. A command finds what those before it have left, so
+READMEs whose commands get in each other's way, or name a missing flag or file, fail here.
 """
 
 import importlib
@@ -17,120 +17,119 @@ from test_data_prep_imdb import COUNTS, member, official, write_tar
 
 from gptft import GPT2, GPT2Config, save_model
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNS = (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
+TOUR = (ROOT / "gptft" / "README.md").read_text(encoding="utf-8")
 TRIPLES = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(40)]
-# What each command is given so that it ends in seconds. Downloads get a file instead; what none can replace is None.
+# What each command is given so that it ends in seconds; None for a download, which can't be run.
 SHORT = {
     "data_prep.imdb": "--archive small.tar.gz",
-    "data_prep.alpaca": "--file alpaca_gpt4_999.json",
+    "data_prep.alpaca": "--file triples.json",
     "data_prep.gpt2": None,
     "gptft.generate": "--max-new-tokens 3",
     "gptft.predict": "",
     "gptft.report": "",
-    "pytest": None,
-    "scripts.train_logreg": "",
-    "scripts.finetune_imdb": "--max-steps 1 --max-length 32",
-    "scripts.finetune_alpaca": "--max-steps 1 --max-length 48 --test-prompts 2",
-    "scripts.pretrain": "--max-steps 1 --max-length 16",
+    "scripts.train_logreg": "--overwrite",
+    "scripts.finetune_imdb": "--max-steps 1 --max-length 32 --overwrite",
+    "scripts.finetune_alpaca": "--max-steps 1 --max-length 48 --test-prompts 2 --overwrite",
+    "scripts.pretrain": "--max-steps 1 --max-length 16 --overwrite",
 }
 
 
-def commands():
-    """The `python` lines of the README's blocks -> [(module, words after it), ...]."""
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines() if not language else []:
-            words = shlex.split(line.partition(" #")[0]) if line.startswith("python ") else []
-            if words:
-                is_script = words[1].endswith(".py")
-                yield (
-                    (words[1][:-3].replace("/", "."), words[2:])
-                    if is_script
-                    else (words[2], words[3:])
-                )
+def commands(text):
+    """The `python` lines of the blocks of a README -> [(module, words after it), ...]."""
+    for block in re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line) if line.startswith("python ") else []
+            if words[1:2] == ["-m"]:
+                yield words[2], words[3:]
+            elif words:
+                yield words[1][:-3].replace("/", "."), words[2:]
 
 
-def test_the_readme_has_commands_of_every_kind():
-    assert {module for module, _ in commands()} == set(SHORT)
+def test_every_command_is_shown():
+    assert {module for text in (README, RUNS) for module, _ in commands(text)} == set(SHORT)
 
 
-def test_every_command_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("text", [README, RUNS], ids=["README", "scripts/README"])
+def test_every_command_runs(text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("data_prep.imdb.COUNTS", COUNTS)
-    monkeypatch.setattr(
-        "gptft.evaluate.load_tasks", lambda: importlib.import_module("gptft.tasks").load_tasks()[:2]
-    )
-    monkeypatch.setattr("gptft.evaluate.RESPONSE_TOKENS", 3)
-    monkeypatch.setattr("sys.stdin", io.StringIO("a line\n"))
+    tasks = importlib.import_module("gptft.evaluation.tasks").load_tasks()[:2]
+    monkeypatch.setattr("gptft.evaluation.instructions.load_tasks", lambda: tasks)
+    monkeypatch.setattr("gptft.evaluation.instructions.RESPONSE_TOKENS", 3)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     torch.manual_seed(0)
     tiny = GPT2(GPT2Config(n_positions=64, n_embd=8, n_layer=1, n_head=1))
     for folder in ("mini", "checkpoints/124M"):
         save_model(tiny, tmp_path / folder)
-    monkeypatch.setattr("gptft.initial.BUNDLED", tmp_path / "mini")
-    write_tar(tmp_path / "small.tar.gz", [member(name, text) for name, text in official().items()])
-    (tmp_path / "my_texts.csv").write_text(
-        "text,label\n" + "".join(f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(40)),
-        encoding="utf-8",
-    )
-    (tmp_path / "alpaca_gpt4_999.json").write_text(json.dumps(TRIPLES), encoding="utf-8")
+    monkeypatch.setattr("gptft.training.start.BUNDLED", tmp_path / "mini")
+    write_tar(tmp_path / "small.tar.gz", [member(*item) for item in official().items()])
+    rows = [f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(40)]
+    (tmp_path / "my_texts.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    (tmp_path / "triples.json").write_text(json.dumps(TRIPLES), encoding="utf-8")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "A film"}\n', encoding="utf-8")
-    for module, words in commands():
+    for module, words in commands(text):
         if SHORT[module] is None:
             continue
-        shape = (
-            "--n-layer 1 --n-head 1 --n-embd 8 --n-positions 64"
-            if "--from-scratch" in words
-            else ""
-        )
-        code = importlib.import_module(module).main(
-            [*words, *SHORT[module].split(), *shape.split()]
-        )
+        shape = ""
+        if "--from-scratch" in words:
+            shape = "--n-layer 1 --n-head 1 --n-embd 8 --n-positions 64"
+        added = [*SHORT[module].split(), *shape.split()]
+        # No flag may be given twice: those of the README give way, with their values.
+        flags = {word for word in added if word.startswith("--")}
+        kept = [
+            word
+            for word, before in zip(words, ["", *words])
+            if word not in flags and (before not in flags or word.startswith("--"))
+        ]
+        name = "gptft.report.__main__" if module == "gptft.report" else module
+        code = importlib.import_module(name).main(kept + added)
         assert not code, f"{module} {' '.join(words)}: {capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize(
-    "module, words", [(module, words) for module, words in commands() if module == "data_prep.gpt2"]
-)
-def test_flags_of_commands_that_download(module, words, capsys):
+def test_flags_of_commands_that_download(capsys):
     with pytest.raises(SystemExit):
-        importlib.import_module(module).main(["--help"])
-    told = capsys.readouterr().out
-    assert all(word in told for word in words if word.startswith("--"))
+        importlib.import_module("data_prep.gpt2").main(["--help"])
+    printed = capsys.readouterr().out
+    for text in (README, RUNS):
+        for module, words in commands(text):
+            flags = [word for word in words if word.startswith("--")]
+            assert module != "data_prep.gpt2" or all(flag in printed for flag in flags)
 
 
 @pytest.mark.parametrize("script", ["finetune_alpaca", "finetune_imdb", "pretrain", "train_logreg"])
-def test_real_runs_that_a_script_names_are_the_readmes(script):
-    known = [" ".join([module, *words]) for module, words in commands()]
-    for line in importlib.import_module(f"scripts.{script}").REAL_RUN.splitlines()[1:]:
-        for command in line.strip().split(" && "):
-            _, *words = shlex.split(command)
-            module = (
-                words[1:] if words[0] == "-m" else [words[0][:-3].replace("/", "."), *words[1:]]
-            )
-            assert any(one.startswith(" ".join(module)) for one in known), command
+def test_the_real_run_that_a_script_prints_is_the_readmes(script):
+    known = [" ".join([module, *words]) for module, words in commands(README + RUNS)]
+    lines = importlib.import_module(f"scripts.{script}").REAL_RUN.splitlines()[1:]
+    for line in " && ".join(lines).split(" && "):
+        _, *words = shlex.split(line)
+        if words[0] == "-m":
+            words = words[1:]
+        else:
+            words[0] = words[0][:-3].replace("/", ".")
+        assert any(command.startswith(" ".join(words)) for command in known), line
 
 
-def test_files_that_the_readme_names_are_there():
-    for name in set(
-        re.findall(r"\b(?:gptft|data_prep|scripts|tests)/[\w/]+\.(?:py|jsonl|json|md)\b", TEXT)
-    ):
-        assert (ROOT / name).is_file(), name
-
-
-def test_names_that_the_readme_says_where_to_change_are_there():
-    rows = re.findall(
-        r"^\|.*?\| (.*) \|$",
-        TEXT[TEXT.index("## Where to change what") :].split("\n## ")[0],
-        re.MULTILINE,
+def test_files_and_names_in_the_readmes_exist():
+    names = set(
+        re.findall(r"\b(?:gptft|data_prep|scripts|tests)/[\w/]+\.(?:py|md)\b", README + RUNS)
     )
-    places = [
-        (names, path)
-        for row in rows
-        for names, path in re.findall(r"((?:`[\w.]+`(?: and )?)+) in (gptft/[\w/]+\.py)", row)
-    ]
-    assert len(places) >= 8
+    for name in names:
+        assert (ROOT / name).is_file(), name
+    table = TOUR[TOUR.index("## Where to change what") :].split("\n## ")[0]
+    places = re.findall(r"((?:`[\w.]+`(?: and )?)+) in (gptft/[\w/]+\.py)", table)
+    assert len(places) >= 9
     for names, path in places:
         text = (ROOT / path).read_text(encoding="utf-8")
         for name in re.findall(r"`([\w.]+)`", names):
-            assert re.search(rf"^\s*(?:def |class |){name.split('.')[-1]}\b", text, re.MULTILINE), (
-                f"{name} in {path}"
-            )
+            last = name.split(".")[-1]
+            assert re.search(rf"^\s*(?:def |class |){last}\b", text, re.MULTILINE), name
+
+
+def test_the_readmes_are_short():
+    words = {
+        name: len((ROOT / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "gptft/README.md", "scripts/README.md", "scripts/BENCHMARKS.md")
+    }
+    assert words["README.md"] <= 2200 and sum(words.values()) <= 6000

@@ -1,352 +1,168 @@
-"""Finished runs as text, as a page and beside each other, from run folders written by hand."""
+"""Runs as text, as a page and in comparison, from run folders written by hand."""
 
 import json
 import re
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 
 import numpy as np
-import pytest
 
-from gptft import report
-from gptft.metrics import classification_metrics
-from gptft.tables import classification_table
+from gptft.evaluation.metrics import classification_metrics
+from gptft.report.__main__ import main
+from gptft.report.page import write_page
 
-SCRIPT = '<script>alert("1")</script> & \'<img src=x onerror=y>'
+HOSTILE = '<script>alert("1")</script> & \'<img src=x onerror=y>'
+VAL = {"loss": 0.5, "accuracy": 0.6, "accuracy_ci": [0.2, 0.9]}
+STEP = {"loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 99.0}
+TRAINING = {
+    "run": {"command": f"python x.py {HOSTILE}", "options": {"out": HOSTILE}},
+    "metrics": [{"step": 1} | STEP, {"step": 2} | STEP, {"step": 2, "val": VAL}],
+}
 
 
-def write_run(folder, called, labels=(0, 0, 1, 1, 1)):
-    """A finished run whose test rows were called `called`, with 90 % confidence."""
-    probabilities = 0.1 + 0.8 * np.eye(2)[list(called)]
-    metrics = classification_metrics(np.array(labels), np.log(probabilities))
-    folder.mkdir()
-    results = {
-        "task": "classification",
-        "model": "toy",
-        "data": "toy data",
-        "classes": ["bad", "good"],
-        "val": metrics,
-        "test": metrics,
-    }
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    rows = [
-        {"id": f"r{i}", "label": label, "probabilities": list(p)}
-        for i, (label, p) in enumerate(zip(labels, probabilities))
-    ]
-    write_rows(folder / "predictions.jsonl", rows)
+def write(folder, **files):
+    """Write files into a run folder: an object as NAME.json, a list of objects as NAME.jsonl."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        rows, suffix = ([content], "json") if isinstance(content, dict) else (content, "jsonl")
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
     return str(folder)
 
 
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_whole_run(folder, options=(), metrics=True):
-    """As `write_run`, with all that a training leaves, and a name wherever one can be hostile."""
-    write_run(folder, (0, 1, 1, 1, 0))
-    path = folder / "results.json"
-    path.write_text(
-        path.read_text(encoding="utf-8")
-        .replace('"toy"', json.dumps(SCRIPT))
-        .replace('"good"', '"<b>good"'),
-        encoding="utf-8",
-    )
-    record = {
-        "command": f"python x.py {SCRIPT}",
-        "seed": dict(options).get("seed"),
-        "options": {"data": SCRIPT, **dict(options)},
-        "versions": {"torch": "9"},
-    }
-    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    val = {"loss": 0.5, "accuracy": 0.6, "accuracy_ci": [0.2, 0.9]}
-    steps = [
-        {"step": 10 * i, "loss": 1 / i, "learning_rate": 1e-3, "tokens_per_second": 99.0}
-        for i in range(1, 8)
-    ]
-    write_rows(folder / "metrics.jsonl", [*steps, {"step": 70, "val": val}])
+def classifier(folder, predicted, labels=(0, 0, 1, 1, 1), classes=("bad", "good"), **files):
+    """A finished run of a classifier that is 90 % sure of each prediction."""
+    rest = 0.1 / (len(classes) - 1)
+    probabilities = rest + (0.9 - rest) * np.eye(len(classes))[list(predicted)]
+    metrics = classification_metrics(labels, np.log(probabilities))
+    results = {"task": "classification", "model": HOSTILE, "data": "toys", "classes": classes}
     rows = [
-        json.loads(line)
-        for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        {"id": f"r{i}", "label": label, "probabilities": p, "words": 10 + i}
+        for i, (label, p) in enumerate(zip(labels, probabilities.tolist()))
     ]
-    write_rows(
-        folder / "predictions.jsonl", [row | {"words": 10 + i} for i, row in enumerate(rows)]
-    )
+    results |= {"val": metrics, "test": metrics}
+    return write(folder, results=results, predictions=rows, **files)
+
+
+def read_page(folder):
+    """The page, a str, its <body>, parsed strictly, its text and its headings."""
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    body = ET.fromstring(page[page.index("<body>") : page.index("</html>")])
+    return page, body, "".join(body.itertext()), [h2.text for h2 in body.iter("h2")]
+
+
+def test_a_page_is_whole_escaped_and_offline(tmp_path):
     tokens = [["<script>", 0.5], [" film", -0.25], [" <img>", 0.01]]
-    shown = [
-        rows[1] | {"words": 3, "text": "x", "tokens": tokens},
-        rows[0] | {"words": 3, "text": SCRIPT, "tokens": None},
-    ]
-    write_rows(folder / "examples.jsonl", shown)
-    return str(folder)
-
-
-class Reader(HTMLParser):
-    """The tags of a page, all of them closed, and its text."""
-
-    def __init__(self, page):
-        super().__init__(convert_charrefs=True)
-        self.tags, self.open, self.text, self.titles = [], [], "", []
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def page_of(folder):
-    assert report.main([str(folder)]) == 0
-    return (folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_page_is_whole_and_asks_nobody_for_anything(tmp_path):
-    # A review, a class or a command is text, whatever it looks like; the page must be readable without a network.
-    write_whole_run(tmp_path / "a")
-    page = page_of(tmp_path / "a")
-    found = Reader(page)
-    assert not {tag for tag, _ in found.tags} & {"script", "img", "link", "iframe", "b"}
-    assert not any(
-        name in attrs for _, attrs in found.tags for name in ("src", "href", "onerror", "onclick")
-    )
-    assert not re.search(r"https?:|@import|url\(", page)
-    assert found.text.count('<script>alert("1")</script>') >= 3  # the model, the command, a review
-    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == 7 and all(ET.fromstring(chart).find("title").text for chart in charts)
-    for heading in (
+    wrong = {"id": 1, "label": 0, "probabilities": [0.1, 0.9], "words": 3, "tokens": tokens}
+    right = wrong | {"label": 1, "tokens": None, "text": HOSTILE}
+    files = TRAINING | {"examples": [wrong, right]}
+    assert main([classifier(tmp_path, (0, 1, 1, 1, 0), classes=["bad", "<b>good"], **files)]) == 0
+    page, body, text, headings = read_page(tmp_path)
+    assert not {element.tag for element in body.iter()} & {"script", "img", "b"}
+    assert not re.search(r"https?:|@import|url\(|<link|<script", page)
+    assert text.count(HOSTILE) == 5  # the model twice, the command, an option, a review
+    assert headings == [
         "Results",
         "Command",
         "Training",
         "Confusion on test",
-        "How sure, and how right",
+        "Confidence and accuracy",
         "Most confident mistakes",
-        "Called rightly, with most confidence",
+        "Most confident correct predictions",
         "Settings",
-    ):
-        assert f"<h2>{heading}</h2>" in page
-
-
-def test_the_page_shows_the_numbers_of_the_run(tmp_path):
-    write_whole_run(tmp_path / "a")
-    page = page_of(tmp_path / "a")
-    text = Reader(page).text
-    # Rows 1 and 4 are wrong. Of the 2 x 3 pairs the good row is ahead in 2, level in 1 + 2, behind in 1: 3.5 of 6.
-    assert "60.0% of 5 test rows right" in text and "<b>good 0.583" in text
-    assert "expected error 0.3000" in text  # 90 % sure, 60 % right
-    assert (
-        "called <b>good with 90.00%, is bad · 3 words · id r1" in text
-        and "called bad with 90.00% · 3 words" in text
-    )
-    marks = [
-        (attrs["class"], attrs["style"], attrs.get("title"))
-        for tag, attrs in Reader(page).tags
-        if tag == "mark"
-    ][2:4]
-    assert marks == [("for", "--a:0.80", "+0.5"), ("against", "--a:0.40", "-0.25")]
-    assert "Most for it: “<script>” +0.5, “<img>” +0.01, “film” -0.25." in text
-    losses = re.search(r'<polyline class="faint c0" points="([^"]*)"', page)[1].split()
-    assert len(losses) == 7 + 1  # the last one is always drawn, here twice
-
-
-def test_a_run_without_log_texts_and_record_has_a_page(tmp_path):
-    # The baseline logs no steps, and older runs have no examples.
-    page = page_of(tmp_path / write_run(tmp_path / "a", (0, 0, 1, 1, 0)))
-    assert "Training" not in page and "mistakes" not in page and "Calibration" in page
-    Reader(page)
-
-
-def test_more_classes_than_two(tmp_path):
-    write_run(tmp_path / "a", (0, 1, 1, 1, 0))
-    results = json.loads((tmp_path / "a" / "results.json").read_text(encoding="utf-8"))
-    labels, p = [0, 1, 2, 2], [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.85, 0.1, 0.05]]
-    results |= {"classes": ["a", "b", "c"], "test": classification_metrics(labels, np.log(p))}
-    (tmp_path / "a" / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    write_rows(
-        tmp_path / "a" / "predictions.jsonl",
-        [{"id": i, "label": k, "probabilities": row} for i, (k, row) in enumerate(zip(labels, p))],
-    )
-    assert "area under the curve: a 0.667, b 1.000, c 0.500" in page_of(
-        tmp_path / "a"
-    )  # a is ahead of 2 in 3, c of 2 in 4
-
-
-def instruction_results(loss):
-    metrics = {"n": 4, "loss": loss, "perplexity": 9.0, "response_tokens": 40}
-    rates = {"n": 4, "passed": 1, "rate": 0.25, "ci": [0.05, 0.7]}
-    tasks = {
-        kind: {**rates, "categories": {"list": rates, "<number>": rates}}
-        for kind in ("written", "forced_choice")
-    }
-    texts = {
-        key: 0.5
-        for key in (
-            "end_of_text",
-            "format",
-            "rouge_l",
-            "distinct_1",
-            "distinct_2",
-            "repeated_4grams",
-            "words",
-        )
-    }
-    test = (
-        metrics | texts | {"n_generated": 2, "end_of_text_ci": [0.1, 0.9], "format_ci": [0.1, 0.9]}
-    )
-    return {"train": metrics, "val": metrics, "test": test, "tasks": tasks}
-
-
-def test_an_instruction_run_shows_both_models_side_by_side(tmp_path):
-    results = (
-        {"task": "instructions", "model": "toy", "data": "toy"}
-        | instruction_results(1.5)
-        | {"base": instruction_results(3.5)}
-    )
-    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    write_rows(
-        tmp_path / "examples.jsonl",
-        [
-            {
-                "id": 1,
-                "instruction": SCRIPT,
-                "input": SCRIPT,
-                "output": "o<",
-                "base": "b<",
-                "tuned": SCRIPT,
-            }
-        ],
-    )
-    page = page_of(tmp_path)
-    found = Reader(page)
-    assert (
-        "loss of test responses 1.500, before tuning 3.500" in found.text
-        and found.text.count(SCRIPT) == 3
-    )
-    assert re.search(
-        r"base.*b<.*tuned.*<script>.*reference.*o<",
-        found.text.split("Responses to test prompts")[1],
-        re.DOTALL,
-    )
-    assert re.search(r"<number>\s*1 of 4\s*1 of 4", found.text) and "script" not in {
-        tag for tag, _ in found.tags
-    }
-
-
-def test_another_task_gets_a_page_of_its_losses(tmp_path, capsys):
-    split = {"n": 3, "tokens": 99, "loss": 2.5, "perplexity": 12.18}
-    (tmp_path / "results.json").write_text(
-        json.dumps({"task": "pretraining", "model": "m", "data": "d", "val": split, "test": split}),
-        encoding="utf-8",
-    )
-    assert "loss on test 2.500" in page_of(tmp_path)
-    assert ["test", "3", "99", "2.5", "12.18"] in [
-        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+    assert len(list(body.iter("svg"))) == 7
+    # Rows 1 and 4 are wrong. Of the 2 x 3 pairs of rows of two classes, the good row is ahead in
+    # 2, level in 3 and behind in 1: an area of 3.5 / 6.
+    assert "accuracy 60.0% on 5 test rows" in text and "<b>good 0.583" in text
+    assert "expected error 0.3000" in text  # 90 % confidence, 60 % accuracy
+    assert "predicted <b>good with 90.00%, is bad · 3 words · id 1" in text
+    assert "Strongest: “<script>” +0.5, “film” -0.25, “<img>” +0.01" in text
+    marks = [mark.attrib for mark in body.iter("mark")]
+    assert marks[2:] == [
+        {"class": "for", "style": "--a:0.80", "title": "+0.5"},
+        {"class": "against", "style": "--a:0.40", "title": "-0.25"},
     ]
 
 
-def test_compares_two_runs_on_the_same_rows(tmp_path, capsys):
-    a = write_run(tmp_path / "a", (0, 0, 1, 1, 0))  # row 4 wrong
-    b = write_run(tmp_path / "b", (1, 1, 0, 1, 1))  # rows 0, 1, 2 wrong
-    assert report.main([a, b]) == 0
+def test_an_unfinished_run_has_a_page_but_no_report(tmp_path, capsys):
+    folder = write(tmp_path, **TRAINING)
+    write_page(folder)
+    _, _, text, headings = read_page(tmp_path)
+    assert headings == ["Command", "Training", "Settings"] and "not finished" in text
+    assert main([folder]) == 2
+    assert capsys.readouterr().err.startswith("error: not a finished run, ")
+
+
+def test_each_class_has_a_curve_and_the_hardest_six_are_named(tmp_path):
+    # The last row of class 7 is called 0, so these two classes have the smallest areas.
+    labels = [0, 1, 2, 3, 4, 5, 6, 7, 7]
+    classifier(tmp_path, [*range(8), 0], labels, [f"c{k}" for k in range(8)])
+    write_page(tmp_path)
+    _, body, _, headings = read_page(tmp_path)
+    roc = next(body.iter("figure"))
+    names = [entry.text.split()[0] for entry in roc.iter("span")]
+    assert len(list(roc.iter("polyline"))) == 8
+    assert len(names) == 6 and set(names[:2]) == {"c0", "c7"}
+    assert "Training" not in headings  # without a log, as for the baseline
+
+
+def test_an_instruction_run_shows_both_models_side_by_side(tmp_path, capsys):
+    def evaluation(loss):
+        split = {"n": 4, "loss": loss, "format": 0.75, "format_ci": [0.3, 0.95]}
+        passed = {"n": 4, "passed": 1, "ci": [0.05, 0.7]}
+        tasks = passed | {"categories": {"<number>": passed}}
+        return {"train": split, "val": split, "test": split, "tasks": tasks}
+
+    results = {"task": "instructions", "model": "toy", "data": "toys", "base": evaluation(3.5)}
+    example = {"instruction": HOSTILE, "input": HOSTILE, "output": "o<", "base": "b<"}
+    example["tuned"] = HOSTILE
+    assert main([write(tmp_path, results=results | evaluation(1.5), examples=[example])]) == 0
+    lines = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert ["test loss", "3.5000", "1.5000"] in lines
+    assert [
+        "test format (95 % interval)",
+        "0.7500 (0.300..0.950)",
+        "0.7500 (0.300..0.950)",
+    ] in lines
+    assert ["tasks, <number>", "1 of 4 (5%..70%)", "1 of 4 (5%..70%)"] in lines
+    _, body, text, _ = read_page(tmp_path)
+    assert body.find(".//script") is None and text.count(HOSTILE) == 3
+    sides = ["".join(side.itertext()) for side in body.find(".//div[@class='sides']")]
+    assert sides == ["baseb<", f"tuned{HOSTILE}", "referenceo<"]
+
+
+def test_another_task_gets_a_table_of_its_metrics(tmp_path, capsys):
+    split = {"n": 3, "tokens": 99, "loss": 2.5, "bits_per_byte": 1.25}
+    results = {"task": "pretraining", "model": "m", "data": "d", "val": split, "test": split}
+    assert main([write(tmp_path, results=results)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["n", "loss", "bits", "per", "byte"] in lines
+    assert ["test", "3", "2.5000", "1.2500"] in lines
+    assert "loss on test 2.5000" in read_page(tmp_path)[2]
+
+
+def test_compares_two_classifiers_on_the_same_rows(tmp_path, capsys):
+    a = classifier(tmp_path / "a", (0, 0, 1, 1, 0))  # row 4 wrong
+    b = classifier(tmp_path / "b", (1, 1, 0, 1, 1))  # rows 0, 1 and 2 wrong
+    assert main([a, b]) == 0
     out = capsys.readouterr().out
-    # 3 rows only a got right, 1 only b: difference (3 - 1) / 5, exact p = 2 * (1 + 4) / 16.
-    assert "5 test rows of both: +0.4000 in accuracy" in out
-    assert f"only {a} is right: 3" in out and f"only {b} is right: 1" in out and "p = 0.625" in out
-    assert out.count("95 % interval") == 2 and "seed" not in out
+    # Only a is right on 3 rows, only b on 1: (3 - 1) / 5, and an exact p of 2 * (1 + 4) / 16.
+    assert "5 test rows: accuracy +0.4000" in out and "p = 0.625" in out
+    assert f"only {a} is right: 3   only {b} is right: 1" in out
+    assert "0.8000 (0.376..0.964)" in out  # Wilson's interval for 4 of 5
+    assert ["good", "1", "2"] in [line.split() for line in out.splitlines()]
+    assert "seed" not in out
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_experiment(tmp_path, capsys):
-    # Accuracies 0.8, 0.4, 0.6: mean 0.6, standard deviation 0.2, times 4.303 / sqrt(3).
+def test_runs_that_differ_only_in_their_seed_are_one_experiment(tmp_path, capsys):
+    # Accuracies 0.8, 0.4 and 0.6: mean 0.6, standard deviation 0.2, times 4.303 / sqrt(3).
+    predictions = [(0, 0, 1, 1, 0), (1, 1, 0, 1, 1), (1, 1, 1, 1, 1), (0, 0, 1, 1, 1)]
     folders = []
-    for seed, (name, called) in enumerate(
-        {
-            "a": (0, 0, 1, 1, 0),
-            "b": (1, 1, 0, 1, 1),
-            "c": (1, 1, 1, 1, 1),
-            "other": (0, 0, 1, 1, 1),
-        }.items()
-    ):
-        folders.append(write_run(tmp_path / name, called))
-        options = {
-            "seed": seed,
-            "out": name,
-            "texts": str(seed),
-            "dropout": 0.2 if name == "other" else 0.1,
-        }
-        (tmp_path / name / "run.json").write_text(
-            json.dumps({"command": "x", "options": options, "seed": seed}), encoding="utf-8"
-        )
-    assert report.main(folders) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if "t interval" in line)
-    assert (
-        "accuracy on test 0.6000 ± 0.4969 (95 % t interval over 3 seeds)" in line
-        and "other" not in line
-    )
-
-
-def test_table_shows_counts_by_class():
-    metrics = dict(
-        n=5,
-        accuracy=0.6,
-        accuracy_ci=[0.2, 0.9],
-        precision=0.5,
-        recall=0.25,
-        f1=1 / 3,
-        loss=0.7,
-        confusion=[[2, 1], [1, 1]],
-    )
-    table = classification_table({"test": metrics}, ["bad", "very good"])
-    assert [line.split() for line in table.splitlines()[-2:]] == [
-        ["bad", "2", "1"],
-        ["very", "good", "1", "1"],
-    ]
-    assert "0.2000..0.9000" in table and "0.3333" in table
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "absent",
-        "unfinished",
-        "no_rows",
-        "truncated",
-        "other_rows",
-        "no_prediction",
-        "other_json",
-        "other_results",
-    ],
-)
-def test_bad_runs_are_one_line_and_nothing_is_written(tmp_path, capsys, damage):
-    a, b = write_run(tmp_path / "a", (0, 0, 1, 1, 0)), tmp_path / "b"
-    if damage != "absent":
-        write_run(b, (0, 0, 1, 1, 0))
-    if damage == "unfinished":
-        (b / "results.json").unlink()
-    elif damage == "no_rows":
-        (b / "predictions.jsonl").unlink()
-    elif damage == "truncated":
-        (b / "results.json").write_text('{"test": ', encoding="utf-8")
-    elif damage == "other_json":
-        (b / "results.json").write_text("[1]", encoding="utf-8")
-    elif damage == "other_results":
-        (b / "results.json").write_text(
-            '{"task": "classification", "model": 1, "data": 1, "test": {"loss": 1}, "classes": []}',
-            encoding="utf-8",
-        )
-    elif damage == "no_prediction":
-        write_rows(b / "predictions.jsonl", [{"id": "r1", "prompt": "x"}])
-    elif damage == "other_rows":
-        write_rows(b / "predictions.jsonl", [{"id": "x", "label": 0, "probabilities": [1, 0]}])
-    assert report.main([a, str(b)]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and str(b) in err
-    assert not list(tmp_path.rglob("report.html"))
+    for seed, predicted in enumerate(predictions):
+        options = {"seed": seed, "out": str(seed), "texts": str(seed), "dropout": seed // 3}
+        record = {"command": "x", "options": options, "seed": seed}
+        folders.append(classifier(tmp_path / f"run{seed}", predicted, run=record))
+    assert main(folders) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "t interval" in line]
+    assert "accuracy on test 0.6000 ± 0.4969 (95 % t interval over 3 seeds)" in line
+    assert "run3" not in line

@@ -1,4 +1,4 @@
-"""safetensors against a file of the reference package, and against files that lie."""
+"""safetensors files of the reference package, and files that break the format."""
 
 import json
 
@@ -13,10 +13,10 @@ from gptft.errors import CheckpointError
 REFERENCE = FIXTURES / "all_types.safetensors"  # written by the safetensors package
 
 
-def write_raw(path, header, data=b"", padding=True):
-    """A file with any header, a str or something for json; `padding` fills it up with spaces to a multiple of 8."""
+def write_raw(path, header, data=b"", padding=8):
+    """A file with any header, a str or something for JSON, padded to a multiple of `padding`."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode("utf-8")
-    text += b" " * (-len(text) % 8 if padding else 0)
+    text += b" " * (-len(text) % padding)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
 
@@ -26,7 +26,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 
 
 def test_reads_every_type_of_the_reference():
-    # Each tensor of the fixture counts 0, 1, 2, ...; a wrong width, sign or order of types gives other numbers.
+    # Each tensor counts 0, 1, 2, ...; a wrong width, sign or order of types gives other numbers.
     tensors = read_safetensors(REFERENCE)
     assert tensors.pop("scalar").item() == 1.5
     assert tensors.pop("empty").shape == (0, 3)
@@ -34,37 +34,21 @@ def test_reads_every_type_of_the_reference():
     assert sorted(tensors) == sorted(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
     for name, tensor in tensors.items():
         assert tensor.dtype == getattr(torch, name)
-        expected = (
-            [i % 2 for i in range(len(tensor))] if name == "bool" else list(range(len(tensor)))
-        )
+        expected = [i % 2 if name == "bool" else i for i in range(len(tensor))]
         assert tensor.to(torch.complex64).real.tolist() == expected, name
 
 
 def test_writes_the_bytes_of_the_reference(tmp_path):
-    # Order by type and name, padding, escapes, metadata: the reference has one way for each.
-    tensors = read_safetensors(REFERENCE)
-    write_safetensors(tmp_path / "ours", dict(reversed(tensors.items())), {"format": "pt"})
+    # The reference has one way for order, padding, escapes and metadata.
+    tensors = dict(reversed(read_safetensors(REFERENCE).items()))
+    name = 'a name "é"\n'
+    tensors[name] = tensors[name].T.contiguous().T  # other strides in memory
+    write_safetensors(tmp_path / "ours", tensors, {"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == REFERENCE.read_bytes()
 
 
-def test_the_reference_reads_what_is_written(tmp_path):
-    reference = pytest.importorskip(
-        "safetensors.torch", reason="the safetensors package is the oracle here"
-    )
-    tensors = {
-        "b": torch.randn(3, 2).T,
-        "a": torch.arange(5, dtype=torch.bfloat16),
-        "c": torch.tensor(7),
-    }
-    write_safetensors(tmp_path / "ours", tensors)
-    found = reference.load_file(tmp_path / "ours")
-    assert found.keys() == tensors.keys() and all(
-        torch.equal(found[name], tensors[name]) for name in tensors
-    )
-
-
 def test_tensors_view_a_private_map(tmp_path):
-    # A copy of each tensor would double the memory of a large model; a shared map would write into the user's file.
+    # Copies would double the memory of a large model, a shared map would write to the user's file.
     path = tmp_path / "file"
     write_safetensors(path, {"a": torch.zeros(4), "b": torch.ones(4)})
     before = path.read_bytes()
@@ -72,76 +56,48 @@ def test_tensors_view_a_private_map(tmp_path):
     assert tensors["a"].untyped_storage().data_ptr() == tensors["b"].untyped_storage().data_ptr()
     tensors["a"] += 1
     assert path.read_bytes() == before
-    assert read_safetensors(path)["a"].tolist() == [0, 0, 0, 0]
 
 
-def test_reads_unaligned_tensors_of_old_writers(tmp_path):
-    # Old writers did not pad the header, so tensors may begin at any byte.
-    data = (
-        np.arange(2, dtype=np.float32).tobytes() + b"\x01" + np.arange(3, dtype=np.int16).tobytes()
-    )
+@pytest.mark.parametrize("n_spaces", range(8))
+def test_reads_unaligned_tensors_of_old_writers(tmp_path, n_spaces):
     header = {"x": entry(), "y": entry("BOOL", (1,), (8, 9)), "z": entry("I16", (3,), (9, 15))}
-    for spaces in range(8):
-        tensors = read_safetensors(
-            write_raw(tmp_path / "file", " " * spaces + json.dumps(header), data, padding=False)
-        )
-        assert (tensors["x"].tolist(), tensors["y"].tolist(), tensors["z"].tolist()) == (
-            [0, 1],
-            [True],
-            [0, 1, 2],
-        )
-
-
-def test_metadata_is_no_tensor(tmp_path):
-    header = {"__metadata__": {"format": "pt"}, "x": entry()}
-    assert list(read_safetensors(write_raw(tmp_path / "file", header, bytes(8)))) == ["x"]
+    data = np.arange(2, dtype="f4").tobytes() + b"\x01" + np.arange(3, dtype="i2").tobytes()
+    text = " " * n_spaces + json.dumps(header)
+    tensors = read_safetensors(write_raw(tmp_path / "file", text, data, padding=1))
+    assert tensors["x"].tolist() == [0, 1]
+    assert tensors["y"].tolist() == [True]
+    assert tensors["z"].tolist() == [0, 1, 2]
 
 
 HUGE = 2**63 - 1
+HALF = entry(shape=(1,), offsets=(0, 4))
 REFUSED = {
-    "length of the header beyond the file": (b"\xff" * 8 + b"{}", "length"),
-    "shorter than the length": (b"\x02\0\0", "length"),
+    "header beyond the file": (b"\xff" * 8 + b"{}", "length"),
     "empty": (b"", "empty"),
     "not JSON": ("{'x': 1}", "JSON"),
-    "not UTF-8": (b"\x08" + bytes(7) + b'{"\xff": 1}', "JSON"),
     "nested without end": ("[" * 100_000, "JSON"),
-    "a number of 10,000 digits": ('{"x": ' + "9" * 10_000 + "}", "JSON|dtype"),
-    "no object": ([1, 2], "object"),
-    "metadata that is no text": ({"__metadata__": {"n": 1}}, "metadata"),
-    "a name twice": ('{"x": %s, "x": %s}' % ((json.dumps(entry()),) * 2), "twice"),
-    "a key twice": (
-        '{"x": {"dtype": "F32", "shape": [2], "shape": [2], "data_offsets": [0, 8]}}',
-        "twice",
-    ),
-    "no entry": ({"x": [1]}, "'x'"),
+    "not an object": ([1, 2], "object"),
+    "a name twice": ('{"x": 1, "x": 1}', "twice"),
+    "not an entry": ({"x": [1]}, "'x'"),
     "a key too many": ({"x": entry() | {"more": 1}}, "'x'"),
-    "a key too few": ({"x": {"dtype": "F32", "shape": [2]}}, "'x'"),
     "unknown dtype": ({"x": entry("F13")}, "dtype"),
-    "dtype that is no text": ({"x": entry(["F32"])}, "dtype"),
-    "shape that is no list": ({"x": entry() | {"shape": 2}}, "shape"),
-    "shape of fractions": ({"x": entry(shape=(2.0,))}, "shape"),
-    "shape of truth values": ({"x": entry(shape=(True, 2))}, "shape"),
+    "dtype that is a list": ({"x": entry(["F32"])}, "dtype"),
+    "shape of booleans": ({"x": entry(shape=(True, 2))}, "shape"),
     "negative shape": ({"x": entry(shape=(-1, -2))}, "shape"),
-    "shape with too many dimensions": ({"x": entry(shape=(1,) * 65 + (2,))}, "shape"),
     "shape beyond 64 bits": ({"x": entry(shape=(0, 2**64), offsets=(0, 0))}, "shape"),
-    "shape whose product overflows to fit": ({"x": entry(shape=(2**32, 2**32 + 2))}, "bytes"),
-    "offsets of three": ({"x": entry(offsets=(0, 8, 8))}, "outside"),
-    "offsets backwards": ({"x": entry(offsets=(8, 0))}, "outside"),
-    "offsets beyond the file": ({"x": entry(offsets=(0, 16), shape=(4,))}, "outside"),
-    "huge offsets": ({"x": entry(offsets=(HUGE - 8, HUGE))}, "outside"),
+    "product beyond 64 bits": ({"x": entry(shape=(HUGE, HUGE, 0), offsets=(0, 0))}, "overflow"),
+    "three offsets": ({"x": entry(offsets=(0, 8, 8))}, "offsets"),
+    "offsets beyond the file": ({"x": entry(offsets=(0, 16), shape=(4,))}, "0 to 16 of 8"),
     "size of another shape": ({"x": entry(shape=(3,))}, "bytes"),
-    "overlap": ({"x": entry(), "y": entry()}, "begins at byte 0 of the data, not at 8"),
-    "gap": (
-        {"x": entry(shape=(1,), offsets=(0, 4)), "y": entry("U8", (3,), (5, 8))},
-        "begins at byte 5",
-    ),
-    "bytes at the end": ({"x": entry(shape=(1,), offsets=(0, 4))}, "end at byte 4"),
+    "overlap": ({"x": entry(), "y": entry()}, "begins at byte 0, not at 8"),
+    "gap": ({"x": HALF, "y": entry("U8", (3,), (5, 8))}, "begins at byte 5, not at 4"),
+    "bytes at the end": ({"x": HALF}, "end at byte 4"),
 }
 
 
 @pytest.mark.parametrize("content, phrase", REFUSED.values(), ids=REFUSED.keys())
-def test_refuses_what_lies(tmp_path, content, phrase):
-    # Each is a file that some reader somewhere has crashed on, read past, or quietly misread.
+def test_files_that_break_the_format(tmp_path, content, phrase):
+    # On each of these, some reader has crashed, read past the end, or read something else.
     path = tmp_path / "file.safetensors"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -169,6 +125,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_damaged_files_are_read_right_or_refused(tmp_path):
-    # A small part of `python tests/mutations.py`, which see.
-    outcomes = damage_safetensors(300, tmp_path).outcomes
+    # A small part of `python tests/mutations.py`.
+    outcomes = damage_safetensors(300, tmp_path)
     assert outcomes["safetensors", "refused"] > 200 and outcomes["safetensors", "read"] > 10

@@ -1,31 +1,28 @@
-"""The task suite: every checker on responses that pass and that fail, and every task against its own four responses."""
+"""The task suite: its checkers, and each task on right and wrong responses."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from gptft.tasks import CHECKS, Task, load_tasks, passes, task_results
+from gptft.evaluation.tasks import CHECKS, Task, load_tasks, passes, task_results
 
 SUITE = load_tasks()
+RESPONSES = Path(__file__).parent / "fixtures" / "task_responses.jsonl"
 
-CASES = [  # check, its arguments, responses that pass, responses that fail
+CASES = [  # check, its arguments, texts that pass, texts that fail
     (
         "answer",
         {"accept": ["paris"], "reject": ["lyon"]},
-        ["Paris", "It's PARIS, not Lyon.", "paris"],
+        ["Paris", "It's PARIS, not Lyon."],
         ["Lyon, not Paris", "Parisian", ""],
-    ),
-    (
-        "answer",
-        {"accept": ["carbon dioxide", "CO2"]},
-        ["co2!", "Carbon dioxide and water"],
-        ["carbon", "carbon and dioxide"],
     ),
     (
         "choice",
         {"answer": "positive", "options": ["positive", "negative"]},
         ["Positive.", "positive, positive"],
-        ["negative", "positive or negative", "positively", "no idea"],
+        ["negative", "positive or negative", "positively"],
     ),
     (
         "number",
@@ -33,8 +30,8 @@ CASES = [  # check, its arguments, responses that pass, responses that fail
         ["56", "7 x 8 = 56.", "It is 56, I think", "$56", "56.0", "50+6=56"],
         ["55", "56 or 57", "156", "5.6", "-56", "fifty-six"],
     ),
-    ("number", {"value": 1234.5}, ["1,234.5", "about 1234.50"], ["1234", "1,234.55", ""]),
-    ("number", {"value": -3}, ["-3", "The result is -3."], ["3", "5-3"]),
+    ("number", {"value": 1234.5}, ["1,234.5", "about 1234.50"], ["1234", "1,234.55"]),
+    ("number", {"value": -3}, ["The result is -3."], ["3", "5-3"]),
     (
         "items",
         {"n": 3},
@@ -55,13 +52,7 @@ CASES = [  # check, its arguments, responses that pass, responses that fail
     ),
     ("lower", {}, ["all small, 42!"], ["One Capital", "42"]),
     ("upper", {}, ["ALL LARGE, 42!"], ["ONE SMALL l", "42"]),
-    (
-        "words",
-        {"low": 2, "high": 3},
-        ["one two", " one two\nthree "],
-        ["one", "one two three four", ""],
-    ),
-    ("words", {"low": 4}, ["a b c d", "a " * 50], ["a b c"]),
+    ("words", {"low": 2, "high": 3}, ["one two", " one\ntwo three "], ["one", "a b c d"]),
     (
         "sentences",
         {"n": 2},
@@ -74,37 +65,17 @@ CASES = [  # check, its arguments, responses that pass, responses that fail
         ["Rome and New York", "from new york to ROME!"],
         ["Rome", "New York", "Romeo in New York"],
     ),
-    ("has", {"phrases": ["17"]}, ["There are 17 of them"], ["There are 170 of them"]),
-    ("lacks", {"phrases": ["blue"]}, ["red", "bluebell"], ["Blue!", "a blue one"]),
-    ("lacks", {"phrases": [","]}, ["no commas here"], ["one, two", ","]),
+    ("lacks", {"phrases": ["blue", ","]}, ["red", "bluebell"], ["Blue!", "red, green"]),
     ("without_letter", {"letter": "e"}, ["A dog ran off"], ["The dog", "END"]),
     (
         "is_json",
         {"value": {"name": "Mia", "age": 7}},
         ['{"name": "Mia", "age": 7}', '{"age": "7",\n "Name": "mia"}'],
-        [
-            '{"name": "Mia"}',
-            '{"name": "Mia", "age": 7, "x": 1}',
-            "{name: Mia, age: 7}",
-            'Here: {"name": "Mia", "age": 7}',
-            "[",
-            "[" * 10**5,
-        ],
+        ['{"name": "Mia"}', "{name: Mia, age: 7}", 'It is {"name": "Mia", "age": 7}', "[" * 10**5],
     ),
-    (
-        "is_json",
-        {"value": {"even": False}},
-        ['{"even": false}'],
-        ['{"even": "false"}', '{"even": 0}', '{"even": null}'],
-    ),
-    ("is_json", {"value": [1, 2]}, ["[1, 2]"], ["[2, 1]", "[1, 2, 3]", "1, 2"]),
-    ("starts", {"phrase": "yes,"}, ["Yes, it can.", "yes, no"], ["Yes it can.", "No, yes,"]),
-    (
-        "ends",
-        {"phrase": "See you soon."},
-        ["Bye. See you soon.", "see you soon."],
-        ["See you soon", "See you soon. Bye."],
-    ),
+    ("is_json", {"value": {"even": False}}, ['{"even": false}'], ['{"even": 0}', '{"even": null}']),
+    ("starts", {"phrase": "yes,"}, ["Yes, it can."], ["Yes it can.", "No, yes,"]),
+    ("ends", {"phrase": "See you."}, ["Bye. see you."], ["See you", "See you. Bye."]),
 ]
 
 
@@ -115,63 +86,37 @@ def test_checker(kind, arguments, good, bad):
 
 
 def test_every_checker_is_tested_and_used():
-    assert (
-        {kind for kind, *_ in CASES}
-        == set(CHECKS)
-        == {check["kind"] for task in SUITE for check in task.checks}
-    )
+    used = {check["kind"] for task in SUITE for check in task.checks}
+    assert {kind for kind, *_ in CASES} == set(CHECKS) == used
 
 
-def test_size_and_shape_of_the_suite():
-    assert len(SUITE) >= 100 and [task.id for task in SUITE] == list(range(1, len(SUITE) + 1))
+def test_size_of_the_suite():
     assert len({(task.instruction, task.input) for task in SUITE}) == len(SUITE)
-    assert len(Counter(task.category for task in SUITE)) == 12
-    assert min(Counter(task.category for task in SUITE).values()) >= 10
-    assert all(len(set(task.choices)) == 4 and task.checks for task in SUITE)
+    sizes = Counter(task.category for task in SUITE)
+    assert len(sizes) == 12 and min(sizes.values()) >= 10
 
 
-@pytest.mark.parametrize("task", SUITE, ids=lambda task: str(task.id))
-def test_right_choice_passes_and_wrong_ones_fail(task):
-    assert [passes(task, choice) for choice in task.choices] == [True, False, False, False]
-    lengths = [len(choice) for choice in task.choices]
-    assert max(lengths) <= 1.6 * min(lengths) + 6, "a forced choice should not be one of length"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "I don't know.", "The answer is:", "Of course! Here is the answer:", "1. 2. 3."],
-)
-def test_what_answers_nothing_passes_nothing(text):
-    assert [task.instruction for task in SUITE if passes(task, text)] == []
-
-
-def test_parroting_passes_nothing():
-    """The instruction names the words it asks for: a model that repeats it must not score."""
-    for task in SUITE:
-        for echo in (
-            task.instruction,
-            f"{task.instruction}\n{task.input}",
-            task.input,
-            f"{task.instruction.upper()} {task.choices[0]}",
-        ):
+def test_each_task_accepts_a_right_response_and_rejects_wrong_ones():
+    rows = [json.loads(line) for line in RESPONSES.read_text(encoding="utf-8").splitlines()]
+    for task, row in zip(SUITE, rows, strict=True):
+        assert task.id == row["id"]
+        found = [passes(task, text) for text in (row["right"], *row["wrong"])]
+        assert found == [True, False, False, False], task
+        # The instruction names the words that it asks for.
+        for echo in (task.instruction, task.input, f"{task.instruction.upper()} {row['right']}"):
             assert not passes(task, echo), task
 
 
-def test_length_does_not_give_the_right_choice_away():
-    """Over the suite, right responses are neither shorter nor longer than wrong ones: within 2 % of the mean."""
-    right = sum(len(task.choices[0]) for task in SUITE) / len(SUITE)
-    wrong = sum(len(choice) for task in SUITE for choice in task.choices[1:]) / (3 * len(SUITE))
-    assert right == pytest.approx(wrong, rel=0.02)
+@pytest.mark.parametrize("text", ["", " ", "I don't know.", "Of course! Here it is:", "1. 2. 3."])
+def test_evasive_responses_pass_no_task(text):
+    assert [task.instruction for task in SUITE if passes(task, text)] == []
 
 
 def test_results_by_category():
-    few = [Task(i, category, "", "", [], []) for i, category in enumerate("aabbb")]
-    found = task_results(few, [True, False, True, True, False])
+    tasks = [Task(i, category, "", "", []) for i, category in enumerate("aabbb")]
+    found = task_results(tasks, [True, False, True, True, False])
+    interval = found["categories"]["a"].pop("ci")
+    assert interval == pytest.approx([0.0945, 0.9055], abs=1e-4)  # Wilson, 1 of 2
+    assert found["categories"]["a"] == {"n": 2, "passed": 1, "rate": 0.5}
+    assert found["categories"]["b"]["passed"] == 2
     assert (found["n"], found["passed"], found["rate"]) == (5, 3, 0.6)
-    assert {name: (group["n"], group["passed"]) for name, group in found["categories"].items()} == {
-        "a": (2, 1),
-        "b": (3, 2),
-    }
-    assert found["categories"]["a"]["ci"] == pytest.approx(
-        [0.0945, 0.9055], abs=1e-4
-    )  # Wilson, 1 of 2

@@ -1,214 +1,172 @@
-"""Word numbers -> n-grams -> a sparse matrix, in numpy alone.
+"""Texts -> words -> n-grams -> a sparse matrix of counts, in numpy alone.
 
-A bag of words forgets the order of a text and keeps which n-grams (runs of n words) stand in it. Two steps:
+A bag of words forgets the order of a text and keeps how often each n-gram (a run of n words)
+occurs in it. The counts form a matrix with a row for each text and a column for each n-gram:
 
-1. `BagOfNgrams` gives each distinct n-gram a column. An n-gram is the (n-1)-gram before it plus one word, so its key is
-   the column of the one and the number of the other in one integer: exact, nothing is hashed. Equal n-grams are
-   brought together by sorting integers that hold the key above the position in the text; n-grams of rare words are
-   never looked at, because their rare parts have lost their columns before.
-2. `IndexLists` holds the matrix, all ones, as the list of columns of each row, or of rows of each column. Both products
-   a linear model needs, X @ w and X.T @ g, are then one operation: gather, and add up each list.
+1. A regular expression cuts a text into words, and a dictionary numbers the distinct words.
+2. An n-gram has the integer key prefix * V + word. `prefix` is the column of its first n - 1 words,
+   `word` is the number of its last word, and V is the number of distinct words. Sorting the keys
+   brings equal n-grams together.
+3. An n-gram that occurs in enough texts gets a column. A longer n-gram cannot be more frequent than
+   its parts, so only n-grams whose parts have columns are looked at in the next round.
 
-Left out: stop words, stemming, idf, and any matrix whose entries are not counts.
-Source: the n-grams of Wang & Manning 2012.
+Left out: stop words, stemming, tf-idf.
+Sources: scikit-learn's CountVectorizer (words and counts); Wang & Manning 2012, "Baselines and
+Bigrams" (n-grams up to n = 3, and their presence instead of their count).
 """
 
+import re
+from array import array
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
-from gptft.baseline.words import in_threads
-
-KEY_BITS, POSITION_BITS = 32, 31  # of the integers that are sorted
-LEAST_PART_BITS = 3  # the sort is divided into 8 parts, for the threads; into more where keys are longer than KEY_BITS
-BLOCK = 1 << 18  # list entries that a thread gathers at a time
+WORDS = re.compile(r"\w\w+")  # as in scikit-learn: two or more letters, digits or underscores
+WORDS_AND_MARKS = re.compile(r"\w+|[^\w\s]")  # every word, and every punctuation mark
+BLOCK = 1 << 18  # ones that are multiplied at once, so that they fit in the processor's cache
 
 
-class IndexLists:
-    """A sparse matrix of ones: for each row, the list of the columns where it has a one (two of them make a two).
+def starts_run(values):
+    """Where a value differs from the one before it: (n,) int of 0 or more -> (n,) bool."""
+    return np.append(-1, values[:-1]) != values
 
-    indices: (n_entries,) int32, one list after the other; lengths: (n_lists,) int64.
+
+class SparseMatrix(NamedTuple):
+    """A matrix of counts that may be scaled: diag(row_scale) @ counts @ diag(column_scale).
+
+    The counts are stored as a list of ones. A position that is listed twice counts 2.
     """
 
-    def __init__(self, indices, lengths):
-        self.indices, self.lengths = indices, lengths
-        self.filled = np.flatnonzero(lengths)  # reduceat can't add up an empty list
-        self.starts = np.append(0, np.cumsum(lengths[self.filled]))
-        blocks = np.searchsorted(self.starts, np.arange(0, len(indices), BLOCK))
-        self.blocks = np.unique(np.append(blocks, len(self.filled)))
+    rows: np.ndarray  # (n_ones,) int64
+    columns: np.ndarray  # (n_ones,) int64, ascending
+    starts: np.ndarray  # (n_filled,) int64, where the ones of each column that has any begin
+    shape: tuple[int, int]  # (N, D)
+    row_scale: np.ndarray | float = 1.0  # (N,) float64
+    column_scale: np.ndarray | float = 1.0  # (D,) float64
 
-    def lists(self, first, last):
-        """The lists first .. last - 1 -> IndexLists."""
-        begin, end = self.lengths[:first].sum(), self.lengths[:last].sum()
-        return IndexLists(self.indices[begin:end], self.lengths[first:last])
+    def times(self, x):
+        """The product X @ x: (D,) -> (N,), both float64."""
+        x = self.column_scale * x
+        product = np.zeros(self.shape[0])
+        for i in range(0, len(self.rows), BLOCK):
+            values = x.take(self.columns[i : i + BLOCK])
+            product += np.bincount(self.rows[i : i + BLOCK], values, len(product))
+        return self.row_scale * product
 
-    def below(self, n):
-        """The indices below `n` of all lists -> IndexLists."""
-        keep = self.indices < n
-        lengths = np.zeros_like(self.lengths)
-        lengths[self.filled] = np.add.reduceat(keep, self.starts[:-1], dtype=np.int64)
-        return IndexLists(self.indices[keep], lengths)
-
-    def sums(self, x):
-        """x: (n_columns,) float64 -> (n_lists,) float64, the sum of x over each list: this matrix times x."""
-        totals = np.empty(len(self.filled))
-
-        def add_up(first, last):
-            starts = self.starts[first : last + 1]
-            # mode="clip" only spares a check; every index is within x.
-            values = x.take(self.indices[starts[0] : starts[-1]], mode="clip")
-            np.add.reduceat(values, starts[:-1] - starts[0], out=totals[first:last])
-
-        in_threads(add_up, self.blocks[:-1], self.blocks[1:])
-        if len(totals) == len(self.lengths):
-            return totals
-        sums = np.zeros(len(self.lengths))
-        sums[self.filled] = totals
-        return sums
+    def transposed_times(self, x):
+        """The product X.T @ x: (N,) -> (D,), both float64."""
+        values = (self.row_scale * x).take(self.rows)  # (n_ones,)
+        product = np.zeros(self.shape[1])
+        filled = self.columns[self.starts]
+        product[filled] = np.add.reduceat(values, self.starts)
+        return self.column_scale * product
 
 
-class _Groups(NamedTuple):
-    """Occurrences of n-grams, sorted so that equal ones stand together, in the order of the texts."""
+class Bag(NamedTuple):
+    """The n-grams that occur in texts, as the positions of ones in a matrix of counts."""
 
-    keys: np.ndarray  # (n_groups,) int64, ascending, each once
-    occurrences: np.ndarray  # (n_groups,) int64
-    documents: np.ndarray  # (n_groups,) int64, texts with this n-gram
-    positions: np.ndarray  # (n_occurrences,) int64, where each begins
-    rows: np.ndarray  # (n_occurrences,) int32, in which text
-    first: np.ndarray  # (n_occurrences,) bool, the first of this n-gram in its text
+    rows: np.ndarray  # (n_ones,) int32, the text
+    columns: np.ndarray  # (n_ones,) int32, the n-gram, ascending
+    ngrams: list[str]  # of each column, the words separated by one space
+    n_words: int  # in all texts, with repetitions
 
-
-def _group(keys, positions, rows):
-    """keys, positions: (n_occurrences,) int64, below 2**32 and 2**31 -> _Groups."""
-    packed = keys << POSITION_BITS | positions
-    packed.sort()
-    positions = packed & (1 << POSITION_BITS) - 1
-    packed >>= POSITION_BITS
-    rows = rows[positions]
-    new = np.append(True, packed[1:] != packed[:-1])[: len(packed)]
-    first = new | np.append(True, rows[1:] != rows[:-1])[: len(packed)]
-    begins = np.flatnonzero(new)
-    occurrences = np.diff(begins, append=len(packed))
-    documents = np.diff(np.append(0, np.cumsum(first))[np.append(begins, len(packed))])
-    return _Groups(packed[begins], occurrences, documents, positions, rows, first)
+    def matrix(self, first, last):
+        """The counts in the texts first .. last - 1 -> SparseMatrix."""
+        inside = (self.rows >= first) & (self.rows < last)
+        rows = self.rows[inside].astype(np.int64)  # numpy's own index type is the fastest
+        columns = self.columns[inside].astype(np.int64)
+        starts = np.flatnonzero(starts_run(columns))
+        return SparseMatrix(rows - first, columns, starts, (last - first, len(self.ngrams)))
 
 
-def _group_in_parts(keys, positions, rows, part_bits):
-    """Group the occurrences in 2**part_bits parts, told apart by the low bits of the key -> list[_Groups]."""
-    parts = keys & (1 << part_bits) - 1
+def number_words(texts, pattern):
+    """Cut lower-cased texts into words, and number the distinct words in the order of first use.
 
-    def group(part):
-        mine = np.flatnonzero(parts == part)
-        return _group(keys[mine] >> part_bits, positions[mine], rows)
-
-    return in_threads(group, range(1 << part_bits))
-
-
-def _find(keys, known):
-    """Where each of `keys` stands in `known`, both ascending; -1 where it does not."""
-    place = np.searchsorted(known, keys)
-    return np.where(np.append(known, -1)[place] == keys, place, -1)
-
-
-class BagOfNgrams:
-    """A column for each run of 1 .. `max_n` words that stands in at least `min_documents` texts.
-
-    presence: entries are 1 where the n-gram stands in the text at all; otherwise they are counts.
-    `fit` sets `ngrams`, (n_columns, max_n) int32: each column's word numbers, -1 beyond the end of a shorter n-gram.
+    Args: texts, list[str]; pattern, the compiled regular expression of a word.
+    Returns the distinct words, list[str]; the number of each word of the texts, one text after the
+    other, (n_words,) int32; and the text that each of these words is in, (n_words,) int32.
     """
+    vocabulary = defaultdict()
+    vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
+    numbers = array("i")
+    lengths = []
+    for text in texts:
+        found = pattern.findall(text.lower())
+        numbers.extend(map(vocabulary.__getitem__, found))
+        lengths.append(len(found))
+    rows = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
+    return list(vocabulary), np.array(numbers), rows
 
-    def __init__(self, max_n=1, min_documents=1, presence=False):
-        self.max_n, self.min_documents, self.presence = max_n, min_documents, presence
 
-    def fit(self, documents):
-        """Documents -> (by_row, by_column): their matrix as IndexLists of its rows and of its columns."""
-        self.ngrams = np.empty((0, self.max_n), np.int32)
-        self._known = []  # for each n: a list of the keys that have a column, ascending, for each part
-        self._first_columns = []  # for each n: the column of the first of them, for each part
-        by_row, entry_rows = self._read(documents, fitting=True)
-        lengths = np.bincount(by_row.indices, minlength=len(self.ngrams))
-        return by_row, IndexLists(np.concatenate(entry_rows), lengths)
+def count_ngrams(
+    texts,  # list[str]
+    n_fit,  # the first n_fit texts choose the columns
+    pattern=WORDS,  # the compiled regular expression of a word
+    max_n=1,  # count n-grams of 1 .. max_n words
+    min_texts=1,  # an n-gram gets a column if it occurs in so many of the n_fit texts
+    presence=False,  # count an n-gram at most once in a text
+):
+    """Count n-grams in texts -> Bag.
 
-    def transform(self, documents):
-        """Documents -> by_row: their matrix in the columns of `fit`, as IndexLists of its rows."""
-        if self.max_n > 1 or self.presence:
-            return self._read(documents, fitting=False)[0]
-        columns = np.full(
-            max(documents.words.max(initial=0), self.ngrams.max(initial=0)) + 1, -1, np.int32
-        )  # by word
-        columns[self.ngrams[:, 0]] = np.arange(len(self.ngrams))
-        columns = columns[documents.words]
-        return IndexLists(
-            columns[columns >= 0], np.bincount(documents.rows[columns >= 0], minlength=documents.n)
-        )
+    >>> bag = count_ngrams(["good fun", "good good", "bad fun"], n_fit=2)
+    >>> bag.ngrams
+    ['good', 'fun']
+    >>> bag.matrix(0, 3).times(np.array([1.0, 10.0]))  # the rows are [1 1], [2 0], [0 1]
+    array([11.,  2., 10.])
+    """
+    words, numbers, rows = number_words(texts, pattern)
+    all_rows, all_columns, ngrams = [], [], []
+    starts = np.arange(len(numbers))
+    keys = numbers
+    column_at = None
+    for n in range(1, max_n + 1):
+        if n > 1:  # keys of the n-grams whose two (n-1)-grams have columns
+            known = column_at >= 0
+            starts = np.flatnonzero(known[:-1] & known[1:] & (rows[:-1] == rows[1:]))
+            prefix = column_at[starts].astype(np.int64)
+            keys = prefix * len(words) + numbers[starts + n - 1]
 
-    def names(self, columns, words):
-        """Column numbers and the list of words -> list[str], the n-grams."""
-        return [" ".join(words[i] for i in self.ngrams[column] if i >= 0) for column in columns]
+        # Columns. A stable sort keeps equal n-grams in the order of the texts.
+        order = np.argsort(keys, kind="stable")
+        starts = starts[order]
+        texts_of = rows[starts]
+        columns, is_first, kept = _choose_columns(keys[order], texts_of, n_fit, min_texts)
+        columns[columns >= 0] += len(ngrams)
+        column_at = np.full(len(numbers), -1, np.int32)  # of the n-gram that starts at a word
+        column_at[starts] = columns
 
-    def _read(self, documents, fitting):
-        """-> by_row, and the rows of all entries in the order of their columns (a list of arrays)."""
-        words, rows, n_words = documents.words, documents.rows, len(documents.words)
-        prefix = np.zeros(
-            n_words, np.int32
-        )  # the column of the n-gram one word shorter that begins here; -1 for none
-        entries = np.empty(
-            (n_words, self.max_n), np.int32
-        )  # the columns that count what begins here; -1 for none
-        entry_rows = []
-        for more in range(self.max_n):  # words after the first
-            last = words[more:]
-            begin = prefix[: len(last)]
-            positions = np.flatnonzero(
-                (begin >= 0) & (last >= 0) & (rows[: len(last)] == rows[more:])
-            )
-            keys = last[positions].astype(np.int64)
-            if more:
-                keys += begin[positions].astype(np.int64) * self._n_single
-            if fitting:
-                largest = (
-                    len(self.ngrams) * self._n_single if more else 0
-                )  # the number of a word always fits
-                part_bits = max(LEAST_PART_BITS, largest.bit_length() - KEY_BITS)
-            else:
-                part_bits = len(self._known[more]).bit_length() - 1
-            groups = _group_in_parts(keys, positions, rows, part_bits)
-            if fitting:
-                self._learn(groups, more, part_bits)
-            columns, counted = np.full(n_words, -1, np.int32), np.ones(n_words, bool)
+        # Entries of the matrix, sorted by column.
+        counted = columns >= 0
+        if presence:
+            counted &= is_first
+        all_rows.append(texts_of[counted])
+        all_columns.append(columns[counted].astype(np.int32))
 
-            def enter(group, known, first_column):
-                """Write a part's columns to where its n-grams begin -> the rows of its entries."""
-                place = _find(group.keys, known)
-                column = np.repeat(
-                    np.where(place >= 0, place + first_column, -1), group.occurrences
-                )
-                columns[group.positions] = column
-                if not self.presence:
-                    return group.rows[column >= 0]
-                counted[group.positions] = group.first
-                return group.rows[group.first & (column >= 0)]
-
-            entry_rows += in_threads(enter, groups, self._known[more], self._first_columns[more])
-            entries[:, more] = np.where(counted, columns, -1)
-            prefix, words = columns, words if more else columns
-        lengths = sum(np.bincount(part, minlength=documents.n) for part in entry_rows)
-        return IndexLists(entries[entries >= 0], lengths), entry_rows
-
-    def _learn(self, groups, more, part_bits):
-        """Give columns to the n-grams that stand in enough texts."""
-        known = [group.keys[group.documents >= self.min_documents] for group in groups]
-        keys = np.concatenate([keys << part_bits | part for part, keys in enumerate(known)])
-        ngrams = np.full((len(keys), self.max_n), -1, np.int32)
-        if more:
-            prefix, last = np.divmod(keys, self._n_single)
-            ngrams[:, :more] = self.ngrams[prefix, :more]
-            ngrams[:, more] = self.ngrams[last, 0]
+        # Names. Words without a column are forgotten, and the others numbered by their columns.
+        if n == 1:
+            words = [words[i] for i in kept]
+            numbers = column_at
+            ngrams = words.copy()
         else:
-            ngrams[:, 0] = keys
-            self._n_single = len(
-                keys
-            )  # words that have a column; the keys of longer n-grams count in this base
-        self._known.append(known)
-        self._first_columns.append(len(self.ngrams) + np.cumsum([0, *map(len, known)]))
-        self.ngrams = np.concatenate([self.ngrams, ngrams])
+            for key in kept.tolist():
+                prefix, last = divmod(key, len(words))
+                ngrams.append(f"{ngrams[prefix]} {words[last]}")
+
+    return Bag(np.concatenate(all_rows), np.concatenate(all_columns), ngrams, len(numbers))
+
+
+def _choose_columns(keys, rows, n_fit, min_texts):
+    """Number the distinct keys that occur in at least min_texts of the rows 0 .. n_fit - 1.
+
+    Args: keys, (n,), sorted; rows, (n,), ascending among equal keys.
+    Returns the number of each key, (n,) int64, -1 for a rare one; whether a key is the first of its
+    kind in its row, (n,) bool; and the numbered keys, ascending.
+    """
+    is_new = starts_run(keys)
+    is_first = is_new | starts_run(rows)
+    group = np.cumsum(is_new) - 1  # (n,)
+    seen = group[is_first & (rows < n_fit)]
+    frequent = np.bincount(seen, minlength=is_new.sum()) >= min_texts
+    number = np.where(frequent, np.cumsum(frequent) - 1, -1)
+    return number[group], is_first, keys[is_new][frequent]

@@ -1,308 +1,298 @@
-"""Logistic regression on sparse counts, plain or with naive-Bayes weights, minimised by a hand-written L-BFGS.
+"""Logistic regression on counts of n-grams, fitted by a hand-written L-BFGS, and the baseline.
 
-For two classes the log-odds of class 1 are z = x . w + b. With more there is one such model a class ("this one or
-another?"), and the probabilities are their sigmoids divided by the sum. Two classes are the case K = 2 of that rule
-with z_0 = -z_1, so the same lines serve both. Each model minimises
+The log-odds of a class against all others are z = x . w + b, and the probabilities of the classes
+are the sigmoids of their z divided by the sum. (For two classes, z_0 = -z_1.) Each pair of w and b
+minimises
 
-    mean_i log(1 + exp(-s_i z_i)) + |w|^2 / (2 C n)        s_i = 1 in the class, -1 elsewhere; b is not penalised
+    mean_i log(1 + exp(-s_i z_i)) + |w|^2 / (2 C N)      s_i = 1 in the class, -1 outside it
 
-which is scikit-learn's objective divided by C n, so C means the same.
+which is scikit-learn's objective divided by C N, so C means the same. b is not penalised.
 
-Naive-Bayes weights (Wang & Manning's NB-SVM): column j is multiplied by r_j, the logarithm of how much more often its
-n-gram stands in texts of the class than in others. The penalty then pulls w towards a multiple of naive Bayes, which
-learns from few occurrences, and not towards knowing nothing. Rows are divided by their Euclidean length, which the
-paper does not do: a long review is not a surer one.
+Naive-Bayes features (NB-SVM): column j is multiplied by the log-count ratio r_j, which compares how
+often its n-gram occurs in the class and outside it. The penalty then weighs less on the n-grams
+that separate the classes. Each row is divided by its Euclidean length, which the paper does not do:
+a long review is not a more certain one.
 
-The search never handles w, which may have a million numbers. The gradient in w is a mix of the rows of X plus a
-multiple of w, so a search that starts at 0 only ever meets mixes of rows, X.T @ a, whose inner products are
-(X.T a) . (X.T c) = a . (X X.T c). And L-BFGS does nothing with vectors but add them, scale them and take inner
-products. So a vector is kept as the pair of a and X X.T a, two numbers a row: the iterates are the same, and the scores
-X w are at hand wherever a line search wants to look.
-
-Left out: L1, class weights, a softmax over classes, the paper's interpolation with uniform weights.
-Sources: Wang & Manning 2012, "Baselines and Bigrams", section 2; Nocedal & Wright 2006, algorithms 7.4 and 7.5;
-scikit-learn's LogisticRegression for C and the free intercept.
+Left out: L1, class weights, softmax over classes, the paper's interpolation with uniform weights.
+Sources: Wang & Manning 2012, "Baselines and Bigrams", section 2; Nocedal & Wright 2006, "Numerical
+Optimization", algorithms 3.1 (backtracking) and 7.4 (two-loop recursion).
 """
 
-import math
+from collections import deque
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 1e-3  # of the gradient's norm, as a share of its norm at w = 0
+from gptft.baseline.bag_of_words import WORDS_AND_MARKS, Bag, count_ngrams
+from gptft.evaluation.metrics import classification_metrics
+
+TOLERANCE = 1e-5  # of the objective's value
 MAX_ITERATIONS = 1000
+MEMORY = 10  # past steps from which L-BFGS approximates the Hessian
+FIRST_C = {"unigram": 0.001, "nbsvm": 1.0}  # the least C that is tried
+MAX_C_STEPS = 8  # each by a factor of sqrt(10)
+MIN_TEXTS = 2  # nbsvm gives weight 0 to n-grams that occur in one text only
+N_STRONGEST = 12  # n-grams listed for each class
 
 
-class Minimum(NamedTuple):
-    """Where a search ended: x as `lbfgs` takes it; `converged` if the gradient's norm came down to the tolerance."""
-
-    x: np.ndarray
-    value: float
-    gradient_norm: float
-    iterations: int
-    converged: bool
-    history: list[
-        tuple[np.ndarray, np.ndarray]
-    ]  # of the last steps: the step s, and the change of the gradient y
+def inner(u, v):
+    """The inner product of two vectors, (n,) each. The sums of BLAS would depend on the cores."""
+    return float(np.einsum("i,i", u, v))
 
 
-def _inner(u, v):
-    """Inner product of two vectors, each a pair (a, kernel(a)). BLAS is left alone: its sums depend on the cores."""
-    return float(np.sum(u[0] * v[1]))
+def lbfgs(function, x, diagonal, tolerance=TOLERANCE):
+    """Minimise a smooth convex function by limited-memory BFGS.
 
-
-def _norm(u):
-    """Euclidean norm of a pair. The square of next to nothing may come out below 0."""
-    return math.sqrt(max(0.0, _inner(u, u)))
-
-
-def lbfgs(function, kernel, x, tolerance, max_iterations=MAX_ITERATIONS, memory=20, history=()):
-    """Minimise a smooth convex function of sum_i a_i v_i over the coefficients a, (n,) float64 -> Minimum.
-
-    kernel: a -> G a, where G is the matrix of inner products v_i . v_j (the identity for an ordinary vector).
-    x: (2, n) float64, the start: a, and kernel(a). function: x -> (value, the coefficients of the gradient, (n,)).
-    tolerance: the search ends when the gradient's Euclidean norm is at most this. history: of a search before.
+    Args: function, x -> (value, gradient); x, (n,) float64, the start; diagonal, (n,), a rough
+    diagonal of the Hessian. The search converges when the next step promises to lower the value by
+    no more than `tolerance` times the value.
+    Returns x, (n,) float64, and whether the search converged within MAX_ITERATIONS, bool.
     """
-    value, coefficients = function(x)
-    gradient = np.stack([coefficients, kernel(coefficients)])
-    history = [(s, y, 1 / _inner(s, y)) for s, y in history]
-    for iteration in range(max_iterations + 1):
-        norm = _norm(gradient)
-        if norm <= tolerance or iteration == max_iterations:
-            break
-        direction = -_inverse_hessian_times(gradient, history) if history else -gradient / norm
-        size = _line_search(function, x, direction, _inner(gradient, direction))
-        if size is None:
-            break
+    value, gradient = function(x)
+    history = deque(maxlen=MEMORY)  # (step, change of the gradient, their product)
+    for _ in range(MAX_ITERATIONS):
+        direction = -_solve(gradient, history, diagonal)
+        slope = inner(gradient, direction)
+        if -slope / 2 <= tolerance * value:  # exact for a quadratic function
+            return x, True
+        # Backtracking line search: try the full step, and halve it until the value falls by at
+        # least 1e-4 of what the slope promises.
+        size = 1.0
+        new_value, new_gradient = function(x + direction)
+        while new_value > value + 1e-4 * size * slope:
+            size /= 2
+            if size < 1e-10:
+                return x, False
+            new_value, new_gradient = function(x + size * direction)
         step = size * direction
+        change = new_gradient - gradient
+        product = inner(step, change)
+        if product > 0:  # always, for a convex function, but for rounding
+            history.append((step, change, product))
         x = x + step
-        value, coefficients = function(x)
-        last, gradient = gradient, np.stack([coefficients, kernel(coefficients)])
-        change = gradient - last
-        history = [*history, (step, change, 1 / _inner(step, change))][-memory:]
-    return Minimum(x, value, norm, iteration, norm <= tolerance, [(s, y) for s, y, _ in history])
+        value = new_value
+        gradient = new_gradient
+    return x, False
 
 
-def _inverse_hessian_times(q, history):
-    """The two-loop recursion: q times the inverse Hessian, as far as the history tells."""
-    q, alphas = q.copy(), []
-    for s, y, rho in reversed(history):
-        alphas.append(rho * _inner(s, q))
-        q -= alphas[-1] * y
-    s, y, rho = history[-1]
-    q /= rho * _inner(
-        y, y
-    )  # in directions the history says nothing about: the curvature of the last step
-    for (s, y, rho), alpha in zip(history, reversed(alphas)):
-        q += (alpha - rho * _inner(y, q)) * s
+def _solve(gradient, history, diagonal):
+    """The two-loop recursion: the inverse of the approximate Hessian, times gradient, (n,)."""
+    q = gradient.copy()
+    alphas = []
+    for step, change, product in reversed(history):
+        alpha = inner(step, q) / product
+        q -= alpha * change
+        alphas.append(alpha)
+    q /= diagonal
+    if history:  # rescale the diagonal to the curvature along the last step
+        _, change, product = history[-1]
+        q *= product / inner(change, change / diagonal)
+    for (step, change, product), alpha in zip(history, reversed(alphas)):
+        q += (alpha - inner(change, q) / product) * step
     return q
 
 
-def _line_search(function, x, direction, slope):
-    """A step along `direction` after which the slope is still downhill, but at most a tenth of what it was.
+def objective(X, signs, C, params):
+    """The objective of one model and its gradient -> float, (D + 1,).
 
-    The slope of a convex function rises along the line; the step is doubled until it is past a tenth, and the interval
-    halved until it falls between that and 0. Such a step meets the strong Wolfe conditions' demand on the slope, and
-    lowers the value, because it is downhill all the way. None if there is none, for lack of digits.
+    Args: X, SparseMatrix (N, D); signs, (N,) of 1 and -1; params, (D + 1,), w and then b.
     """
-    low, high, step = 0.0, np.inf, 1.0
-    for _ in range(60):
-        new_slope = np.sum(function(x + step * direction)[1] * direction[1])
-        if new_slope > 0:
-            high = step
-        elif new_slope < 0.1 * slope:
-            low = step
-        elif slope < 0:
-            return step
-        step = (low + high) / 2 if high < np.inf else 2 * step
-    return None
+    w = params[:-1]
+    b = params[-1]
+    N = len(signs)
+    margins = signs * (X.times(w) + b)  # (N,)
+    losses = np.logaddexp(0, -margins)  # log(1 + exp(-m)), without overflow
+    slopes = -signs * np.exp(-np.logaddexp(0, margins)) / N  # of the mean loss, by z: (N,)
+    value = losses.mean() + inner(w, w) / (2 * C * N)
+    gradient = X.transposed_times(slopes) + w / (C * N)  # (D,)
+    return float(value), np.append(gradient, slopes.sum())
 
 
-def log_count_ratios(by_column, in_class, min_documents=1, alpha=1.0):
-    """How much more often each column is counted in the rows of a class than in the others, as a logarithm.
+def hessian_diagonal(X, C):
+    """The diagonal of the objective's Hessian at zero weights -> (D + 1,).
 
-    by_column: IndexLists of n_columns; in_class: (n_rows,) bool. Returns (n_columns,) float64,
-    log((p / |p|_1) / (q / |q|_1)), with p and q the sums over the rows in the class and not in it, each plus `alpha`.
-    A column with fewer than `min_documents` entries is left out: its ratio is 0.
+    A loss has curvature 1/4 there. A count of k enters as k instead of k^2: a rough value will do.
     """
-    counted = by_column.sums(in_class.astype(np.float64))
-    p, q = alpha + counted, alpha + (by_column.lengths - counted)
-    known = by_column.lengths >= min_documents
-    return np.where(known, np.log(p / p[known].sum()) - np.log(q / q[known].sum()), 0)
+    N = X.shape[0]
+    squared = X._replace(row_scale=X.row_scale**2, column_scale=X.column_scale**2)
+    squares = squared.transposed_times(np.ones(N))  # (D,)
+    return np.append(squares / (4 * N) + 1 / (C * N), 1 / 4)
 
 
-def row_lengths(by_row, ratios):
-    """Lengths of the rows of `by_row` once column j is multiplied by ratios[j], (n_rows,) float64; 1 for a row of zeros."""
-    squares = by_row.sums(ratios**2)
-    return np.sqrt(np.where(squares > 0, squares, 1))
+def log_count_ratios(X, in_class):
+    """How much more often each n-gram occurs in texts of a class than in others -> (D,) float64.
 
-
-class Task:
-    """One class against the others on some rows. `minimise` goes on from where it stopped, with another C, say.
-
-    by_row, by_column: IndexLists of the same matrix; in_class: (n,) bool. naive_bayes: whether columns get
-    naive-Bayes weights, see the top; min_documents: see `log_count_ratios`.
+    Args: X, SparseMatrix (N, D) of presence; in_class, (N,) float64 of 1 and 0.
+    Returns log((p / sum(p)) / (q / sum(q))), where p is 1 plus the number of texts of the class
+    with the n-gram, and q the same for other texts. An n-gram of fewer than MIN_TEXTS texts gets 0.
     """
-
-    def __init__(self, by_row, by_column, in_class, naive_bayes, min_documents):
-        self.by_row, self.by_column = by_row, by_column
-        self.signs = np.where(in_class, 1.0, -1.0)
-        self.ratios = log_count_ratios(by_column, in_class, min_documents) if naive_bayes else 1.0
-        self.lengths = row_lengths(by_row, self.ratios) if naive_bayes else 1.0
-        self.x = np.zeros(
-            (2, len(in_class) + 1)
-        )  # as in `lbfgs`; the bias stands last, as if for one more row
-        self.history, self.C = [], np.inf  # of the last search
-        _, gradient = self.objective(self.x, C=1.0)
-        self.norm_at_zero = _norm((gradient, self.kernel(gradient)))
-
-    def weights(self, a):
-        """Coefficients of the rows, (n,) -> what one occurrence of each column adds to a score: ratios * (X.T @ a)."""
-        return self.ratios**2 * self.by_column.sums(a / self.lengths)
-
-    def kernel(self, x):
-        """(a, bias) -> (X X.T a, bias), both (n + 1,)."""
-        return np.append(self.by_row.sums(self.weights(x[:-1])) / self.lengths, x[-1])
-
-    def objective(self, x, C):
-        """x: (2, n + 1) -> the value, and the coefficients of the gradient, (n + 1,)."""
-        a, scores, bias, n = x[0, :-1], x[1, :-1], x[0, -1], len(self.signs)
-        margins = self.signs * (scores + bias)
-        softplus = np.logaddexp(0, margins)  # log(1 + e^m); the loss log(1 + e^-m) is m less
-        slopes = -self.signs * np.exp(-softplus) / n
-        value = np.mean(softplus - margins) + np.sum(a * scores) / (
-            2 * C * n
-        )  # a . X X.T a = |w|^2
-        return float(value), np.append(slopes + a / (C * n), slopes.sum())
-
-    def start(self, x):
-        """Begin the next search at these coefficients: of the first rows (the others 0) and, last, the bias."""
-        self.x[0] = 0
-        self.x[0, : len(x) - 1], self.x[0, -1] = x[:-1], x[-1]
-        self.x[1] = self.kernel(self.x[0])
-
-    def minimise(self, C, tolerance, max_iterations):
-        """Search until the gradient's norm is `tolerance` times its norm at w = 0 -> Minimum."""
-        limit = tolerance * self.norm_at_zero
-        # Another C adds a multiple of w to the gradient, and of s to its change: what was learned of the loss stays true.
-        change = (1 / C - 1 / self.C) / len(self.signs) * np.append(np.ones(len(self.signs)), 0)
-        history = [(s, y + change * s) for s, y in self.history]
-        found = lbfgs(
-            lambda x: self.objective(x, C),
-            self.kernel,
-            self.x,
-            limit,
-            max_iterations,
-            history=history,
-        )
-        self.x, self.history, self.C = found.x, found.history, C
-        return found
+    p = 1 + X.transposed_times(in_class)
+    q = 1 + X.transposed_times(1 - in_class)
+    known = p + q - 2 >= MIN_TEXTS
+    p /= p[known].sum()
+    q /= q[known].sum()
+    return np.where(known, np.log(p / q), 0.0)
 
 
-class LinearModel(NamedTuple):
-    """A trained classifier of K classes: M = K models "this one or another?", or M = 1, of class 1, for two classes."""
-
-    weights: (
-        np.ndarray
-    )  # (M, n_columns) float64, what one occurrence adds to the score, before the row's length
-    bias: np.ndarray  # (M,) float64
-    ratios: (
-        np.ndarray
-    )  # (M, n_columns) float64, which give rows their lengths; (M, 0) where rows stay as they are
-
-    def strongest(self, k, n):
-        """The `n` columns that speak most for class k, the strongest first -> (n,) int."""
-        weights = (
-            self.weights[k] if len(self.weights) > 1 else self.weights[0] * (1 if k == 1 else -1)
-        )
-        return np.argsort(-weights, kind="stable")[:n]
-
-    def log_probs(self, by_row):
-        """IndexLists of N rows -> (N, K) float64, natural logarithms of the probabilities."""
-        scores = []
-        for weights, bias, ratios in zip(self.weights, self.bias, self.ratios):
-            lengths = row_lengths(by_row, ratios) if len(ratios) else 1.0
-            scores.append(by_row.sums(weights) / lengths + bias)
-        scores = np.stack([-scores[0], scores[0]] if len(scores) == 1 else scores, axis=1)
-        log_sigmoids = -np.logaddexp(0, -scores)
-        return log_sigmoids - np.logaddexp.reduce(log_sigmoids, axis=1, keepdims=True)
+def scale_by_ratios(X, ratios):
+    """Multiply column j of X by ratios[j], and divide each row by its length -> SparseMatrix."""
+    squares = X.times(ratios**2)  # (N,): squared lengths, because X holds ones
+    row_scale = 1 / np.sqrt(np.where(squares > 0, squares, 1))
+    return X._replace(row_scale=row_scale, column_scale=ratios)
 
 
-class Fit(NamedTuple):
-    """A model and how its search ended; of several classes, the sum of the iterations and the worst of the rest."""
+class BinaryModel(NamedTuple):
+    """The log-odds of one class against the others."""
+
+    params: np.ndarray  # (D + 1,) float64: w, then b
+    ratios: np.ndarray | None  # (D,) float64 log-count ratios, or None for plain counts
+    converged: bool
+
+    def scores(self, X):
+        """SparseMatrix (N, D) -> z, (N,) float64."""
+        if self.ratios is not None:
+            X = scale_by_ratios(X, self.ratios)
+        return X.times(self.params[:-1]) + self.params[-1]
+
+    def weights(self):
+        """What an n-gram adds to z, before the division by the row's length -> (D,) float64."""
+        ratios = 1 if self.ratios is None else self.ratios
+        return ratios * self.params[:-1]
+
+
+class Model(NamedTuple):
+    """A fitted classifier of K classes."""
 
     C: float
-    model: LinearModel
-    iterations: int
-    gradient_norm: float  # as a share of the norm at w = 0
-    converged: bool
-    coefficients: list[np.ndarray]  # of the rows and the bias, for another search to start from
+    parts: list[BinaryModel]  # one for each class
 
-    def describe(self):
-        """One line for people."""
-        end = "converged" if self.converged else "NOT CONVERGED"
-        norm = f"gradient norm {self.gradient_norm:.1e} of that at w = 0"
-        return f"C {self.C:.4g}: {end} after {self.iterations} iterations, {norm}"
+    def converged(self):
+        """Whether the fits of all parts converged."""
+        return all(part.converged for part in self.parts)
+
+    def log_probs(self, X):
+        """SparseMatrix (N, D) -> natural logarithms of the probabilities, (N, K) float64."""
+        scores = np.stack([part.scores(X) for part in self.parts], axis=1)
+        log_sigmoids = -np.logaddexp(0, -scores)  # (N, K)
+        return log_sigmoids - np.logaddexp.reduce(log_sigmoids, axis=1, keepdims=True)
+
+    def strongest(self, k, n):
+        """The n columns with the largest weights for class k, the largest first -> (n,) int64."""
+        return np.argsort(-self.parts[k].weights(), kind="stable")[:n]
 
 
-class LogisticRegression:
-    """All classes' tasks on some rows.
+def fit_binary(X, in_class, C, naive_bayes, start, tolerance):
+    """Fit one class against the others -> BinaryModel. in_class: (N,) float64 of 1 and 0."""
+    ratios = None
+    if naive_bayes:
+        ratios = log_count_ratios(X, in_class)
+        X = scale_by_ratios(X, ratios)
+    diagonal = hessian_diagonal(X, C)
+    params = start.params if start else np.zeros(len(diagonal))
+    function = partial(objective, X, 2 * in_class - 1, C)
+    params, converged = lbfgs(function, params, diagonal, tolerance)
+    return BinaryModel(params, ratios, converged)
 
-    by_row, by_column: IndexLists of the same matrix; labels: (n,) int, 0 .. n_classes - 1.
-    naive_bayes, min_documents: as in `Task`.
+
+def fit(
+    X,  # SparseMatrix (N, D), of presence if naive_bayes
+    labels,  # (N,) int, 0 .. n_classes - 1
+    n_classes,
+    C,  # inverse strength of the penalty
+    naive_bayes=False,
+    start=None,  # a Model to begin the search from
+    tolerance=TOLERANCE,
+):
+    """Fit a classifier -> Model."""
+    parts = []
+    for k in [1] if n_classes == 2 else range(n_classes):
+        in_class = (labels == k).astype(np.float64)
+        first = start.parts[k] if start else None
+        parts.append(fit_binary(X, in_class, C, naive_bayes, first, tolerance))
+    if n_classes == 2:  # the odds of class 0 are those of class 1, inverted
+        parts.insert(0, parts[0]._replace(params=-parts[0].params))
+    return Model(C, parts)
+
+
+def choose_C(try_C, first_C):
+    """Increase C from first_C, by factors of sqrt(10), until the loss on val rises.
+
+    Args: try_C, (C, start) -> (loss on val, Model), where start is a Model or None.
+    Returns the Model with the lowest loss.
     """
-
-    def __init__(self, by_row, by_column, labels, n_classes, naive_bayes=False, min_documents=1):
-        classes = [1] if n_classes == 2 else range(n_classes)
-        self.naive_bayes = naive_bayes
-        self.tasks = [
-            Task(by_row, by_column, labels == k, naive_bayes, min_documents) for k in classes
-        ]
-
-    def fit(self, C, start=None, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS):
-        """Minimise at this C -> Fit.
-
-        The search starts from `start`, a Fit on the first of these rows, or from where the last one ended. It ends when
-        the gradient's norm is `tolerance` times that at w = 0, or after `max_iterations`.
-        """
-        if start:
-            for task, x in zip(self.tasks, start.coefficients):
-                task.start(x)
-        ends = [task.minimise(C, tolerance, max_iterations) for task in self.tasks]
-        weights = np.stack([task.weights(end.x[0, :-1]) for task, end in zip(self.tasks, ends)])
-        ratios = np.stack([task.ratios if self.naive_bayes else np.empty(0) for task in self.tasks])
-        model = LinearModel(weights, np.array([end.x[0, -1] for end in ends]), ratios)
-        norm = max(
-            end.gradient_norm / max(task.norm_at_zero, 1e-300)
-            for task, end in zip(self.tasks, ends)
-        )
-        converged = all(end.converged for end in ends)
-        return Fit(
-            C,
-            model,
-            sum(end.iterations for end in ends),
-            norm,
-            converged,
-            [end.x[0] for end in ends],
-        )
-
-
-def choose_C(fit, loss, start, most_steps=6):
-    """Look for the C with the lowest loss in steps of half a power of ten, upward from `start` or else downward.
-
-    fit: C -> Fit; loss: Fit -> float, on rows that `fit` has not seen. Yields (Fit, loss) of each C when it is tried;
-    the search ends where the loss no longer falls, or `most_steps` away from the start.
-    """
-    fitted = fit(start)
-    best, lowest = 0, loss(fitted)
-    yield fitted, lowest
-    for direction in (1, -1):
-        while abs(best + direction) <= most_steps:
-            fitted = fit(start * 10 ** ((best + direction) / 2))
-            found = loss(fitted)
-            yield fitted, found
-            if found >= lowest:
-                break
-            best, lowest = best + direction, found
-        if best > 0:
+    lowest = np.inf
+    best = model = None
+    for step in range(MAX_C_STEPS + 1):
+        loss, model = try_C(first_C * 10 ** (step / 2), model)
+        if loss > lowest:
             break
+        lowest, best = loss, model
+    return best
+
+
+class Baseline(NamedTuple):
+    """A fitted baseline and its results."""
+
+    model: Model
+    bag: Bag
+    log_probs: dict[str, np.ndarray]  # by split: (N, K) float64
+    metrics: dict[str, dict]  # by split, as classification_metrics returns them
+    strongest: dict[str, list[str]]  # by class: its strongest n-grams
+
+
+def train_baseline(reviews, features, C=None, refit=False, say=lambda line: None):
+    """Fit a baseline to the train split of a ReviewSet -> Baseline.
+
+    Args: features, "unigram" (counts of words) or "nbsvm" (words, pairs and triples with
+    naive-Bayes ratios); C, None for the best on val; refit, True to fit again on train and val and
+    report it as "test_refit"; say, a function that is called with each line of progress.
+    """
+    nbsvm = features == "nbsvm"
+    n_classes = len(reviews.classes)
+    labels, texts = {}, []
+    for split, rows in reviews.splits.items():
+        labels[split] = np.array([review.label for review in rows])
+        texts += [review.text for review in rows]
+
+    # 1) Count all splits at once. Train and val choose the columns. An n-gram that train lacks gets
+    #    weight 0, so a model of train does not depend on val.
+    n_fit = len(labels["train"]) + len(labels["val"])
+    if nbsvm:
+        bag = count_ngrams(texts, n_fit, WORDS_AND_MARKS, 3, MIN_TEXTS, presence=True)
+    else:
+        bag = count_ngrams(texts, n_fit)
+    X, first = {}, 0
+    for split, y in labels.items():
+        X[split] = bag.matrix(first, first + len(y))
+        first += len(y)
+    say(f"{features}: {len(bag.ngrams):,} columns, {len(X['train'].rows):,} entries in train")
+
+    def evaluate(model, split):
+        log_probs = model.log_probs(X[split])
+        return log_probs, classification_metrics(labels[split], log_probs)
+
+    # 2) Choose C on val.
+    def try_C(C, start):
+        model = fit(X["train"], labels["train"], n_classes, C, nbsvm, start)
+        loss = evaluate(model, "val")[1]["loss"]
+        end = "converged" if model.converged() else "NOT CONVERGED"
+        say(f"  C {C:.4g}: loss on val {loss:.4f}, {end}")
+        return loss, model
+
+    if C is None:
+        model = choose_C(try_C, FIRST_C[features])
+    else:
+        _, model = try_C(C, None)
+
+    # 3) Evaluate.
+    log_probs, metrics, strongest = {}, {}, {}
+    for split in X:
+        log_probs[split], metrics[split] = evaluate(model, split)
+    if refit:
+        y = np.append(labels["train"], labels["val"])
+        refitted = fit(bag.matrix(0, n_fit), y, n_classes, model.C, nbsvm, model)
+        _, metrics["test_refit"] = evaluate(refitted, "test")
+    for k, name in enumerate(reviews.classes):
+        strongest[name] = [bag.ngrams[column] for column in model.strongest(k, N_STRONGEST)]
+    return Baseline(model, bag, log_probs, metrics, strongest)

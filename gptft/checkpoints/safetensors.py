@@ -1,16 +1,20 @@
-"""The safetensors format: named tensors in one file, read without a copy and without trusting the file.
+"""The safetensors format: named tensors in one file, without code, read in place.
 
     8 bytes    N, the length of the header, little-endian
-    N bytes    JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}, padded with spaces;
-               an entry "__metadata__" may hold strings
-    the rest   the tensors' bytes, little-endian, row-major; offsets count from here, with no gap and no overlap
+    N bytes    the header, JSON padded with spaces:
+               {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
+               and optionally "__metadata__", which maps strings to strings
+    the rest   the values, little-endian and row-major, without gap or overlap;
+               offsets count from here
 
-That is all of it: no code runs on loading (unlike pickle), and each tensor can be used in place. The reader maps the
-file into memory, so a tensor's bytes are fetched from disk when they are first touched. The map is private: writing to
-a tensor changes this process's memory and never the file. Every number in the header is checked before it is used.
+The reader maps the file into memory, so values are read from disk when they are first used. The map
+is
+private: writing to a tensor never changes the file. Every number in the header is checked before
+use.
 
-Left out: 4- and 6-bit types, reading the metadata back, and big-endian machines.
-Source: the format description and `tensor.rs` of huggingface/safetensors; the writer gives the same bytes.
+Left out: 4- and 6-bit types, reading the metadata, big-endian machines.
+Source: the format's description and `tensor.rs` in huggingface/safetensors; our writer produces the
+same bytes.
 """
 
 import json
@@ -18,11 +22,11 @@ import math
 
 import torch
 
-from gptft.checkpoints.tf_bundle import map_file
-from gptft.errors import CheckpointError
-from gptft.files import write_atomic
+from gptft.checkpoints.openai import map_file
+from gptft.errors import CheckpointError, write_atomic
 
-# In the reference's order, by which its writer sorts: the widest type first, so that every tensor is aligned.
+# In the order of the reference implementation. The writer puts the last type first, so that all
+# tensors are aligned.
 DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -41,47 +45,38 @@ DTYPES = {
     "I64": torch.int64,
     "U64": torch.uint64,
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-MAX_HEADER = 100_000_000  # bytes, the reference's limit
-MAX_DIMS = 64  # torch's own limit in most operations
 
 
 def read_safetensors(path):
-    """Read a .safetensors file -> dict[str, torch.Tensor] on the CPU, memory-mapped, in the header's order.
+    """Read a .safetensors file -> dict[str, torch.Tensor] on the CPU, which view the mapped file.
 
-    A tensor that an old writer left unaligned is copied, all others view the map.
-    Raises CheckpointError, naming the file and the tensor, for anything that is not exactly a safetensors file.
+    A tensor that is not aligned is copied: old writers did not pad the header.
+    Raises CheckpointError that names the file, and the tensor, if the file breaks the format.
     """
-    content = torch.from_numpy(map_file(path))
-    entries, start = _read_header(path, content)
-    spans, tensors = [], {}
-    for name, entry in entries.items():
-        dtype, shape, begin, end = _check_entry(path, name, entry, len(content) - start)
-        piece = content[start + begin : start + end]
-        if (start + begin) % dtype.itemsize:
-            piece = piece.clone()
-        tensors[name] = piece.view(dtype).view(shape)
-        spans.append((begin, end, name))
-    _check_cover(path, spans, len(content) - start)
-    return tensors
+    try:
+        return _cut_tensors(torch.from_numpy(map_file(path)))
+    except (ValueError, RuntimeError) as error:  # RuntimeError: torch can't have such a shape
+        raise CheckpointError(
+            f"not a complete safetensors file: {error}, {path}; fetch or save it again"
+        ) from error
 
 
 def write_safetensors(path, tensors, metadata=None):
-    """Write `tensors`, dict[str, torch.Tensor], as a .safetensors file, with `metadata` (dict[str, str]) in its header.
+    """Write tensors as a .safetensors file.
 
-    Tensors may lie on any device and are copied to the CPU one at a time; two that share memory are written twice.
-    The file appears under its name only when it is complete. Raises OSError when the disk refuses it.
+    tensors: dict[str, torch.Tensor], on any device; they are copied to the CPU one at a time, and
+    tensors that share memory are each written. metadata: dict[str, str] for the header.
+    The file gets its name when it is complete. Raises OSError if it can't be written.
     """
-    order = list(DTYPES)
-    names = sorted(tensors, key=lambda name: (-order.index(DTYPE_NAMES[tensors[name].dtype]), name))
-    header = {} if metadata is None else {"__metadata__": dict(metadata)}
+    type_names, types = list(DTYPES), list(DTYPES.values())
+    names = sorted(tensors, key=lambda name: (-types.index(tensors[name].dtype), name))
+    header = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name in names:
         tensor = tensors[name]
         begin, end = end, end + tensor.nbytes
         header[name] = {
-            "dtype": DTYPE_NAMES[tensor.dtype],
+            "dtype": type_names[types.index(tensor.dtype)],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
@@ -91,86 +86,71 @@ def write_safetensors(path, tensors, metadata=None):
     def write(file):
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            flat = tensors[name].detach().cpu().contiguous().view(-1)
-            file.write(flat.view(torch.uint8).numpy())
+            values = tensors[name].detach().cpu().contiguous().view(-1)
+            file.write(values.view(torch.uint8).numpy())
 
     write_atomic(path, write)
 
 
-def _read_header(path, content):
-    """-> (dict of the header's tensor entries, not yet checked; the byte where the tensors begin)."""
+def _cut_tensors(content):
+    """The (size,) uint8 content of a file -> dict of tensors that view it. Raises ValueError."""
+    header, start = _read_header(content)
+    size = len(content) - start
+    entries = [_check_entry(name, entry, size) for name, entry in header.items()]
+    tensors, expected = {}, 0
+    for begin, end, name, dtype, shape in sorted(entries, key=lambda entry: entry[:3]):
+        if begin != expected:
+            raise ValueError(f"tensor {name[:80]!r} begins at byte {begin}, not at {expected}")
+        values = content[start + begin : start + end]
+        if (start + begin) % dtype.itemsize:
+            values = values.clone()
+        tensors[name] = values.view(dtype).view(shape)
+        expected = end
+    if expected != size:
+        raise ValueError(f"the tensors end at byte {expected} of {size}")
+    return tensors
+
+
+def _read_header(content):
+    """-> (dict of name -> unchecked entry, position of the first value). Raises ValueError."""
     length = int.from_bytes(content[:8].numpy().tobytes(), "little")
-    if len(content) < 8 or length > min(MAX_HEADER, len(content) - 8):
-        raise _damaged(
-            path,
-            f"the header's length of {length} bytes does not fit the file of {len(content)} bytes",
-        )
+    if length > len(content) - 8:
+        raise ValueError(f"a header of length {length} in a file of {len(content)} bytes")
     try:
         text = content[8 : 8 + length].numpy().tobytes().decode("utf-8")
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested without end
-        raise _damaged(path, f"the header is not JSON ({error})") from error
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the header is not JSON ({error})") from error
     if not isinstance(header, dict):
-        raise _damaged(path, "the header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in metadata.values()
-    ):
-        raise _damaged(path, "__metadata__ does not map strings to strings")
+        raise ValueError("the header is not a JSON object")
+    header.pop("__metadata__", None)
     return header, 8 + length
 
 
-def _without_duplicates(pairs):
-    """JSON's later duplicate would silently win, and two readers may disagree on which one that is."""
+def _unique(pairs):
+    """The pairs of a JSON object -> dict. Readers disagree on which of two equal names counts."""
     names = dict(pairs)
     if len(names) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return names
 
 
-def _check_entry(path, name, entry, size):
-    """Check one tensor's entry against the `size` bytes of data -> (torch.dtype, shape, begin, end)."""
+def _check_entry(name, entry, size):
+    """An entry of the header, checked against `size` bytes -> (begin, end, name, dtype, shape)."""
+    label = f"tensor {name[:80]!r}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(
-            path, f"tensor {name[:80]!r} does not have exactly dtype, shape and data_offsets"
-        )
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+        raise ValueError(f"{label} does not have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = DTYPES.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
     if dtype is None:
-        raise _damaged(path, f"tensor {name[:80]!r} has a dtype other than {', '.join(DTYPES)}")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMS:
-        raise _damaged(path, f"tensor {name[:80]!r} has a shape that is not a short list of sizes")
-    if not _are_sizes(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= size:
-        raise _damaged(path, f"tensor {name[:80]!r} lies outside the file's {size} bytes of data")
+        raise ValueError(f"{label} has a dtype other than {', '.join(DTYPES)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"{label} has a shape or data_offsets that are not lists of sizes")
     begin, end = offsets
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise _damaged(
-            path, f"tensor {name[:80]!r} has {end - begin} bytes, not those of its shape and dtype"
-        )
-    return dtype, shape, begin, end
+    if end > size or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{label} has bytes {begin} to {end} of {size}, not those of its shape")
+    return begin, end, name, dtype, shape
 
 
 def _are_sizes(values):
-    """True for a list of whole numbers that fit an int64 (JSON's true and 1.0 are not among them)."""
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value < 2**63 for value in values
-    )
-
-
-def _check_cover(path, spans, size):
-    """The tensors, sorted by place, must tile the data exactly: a gap could hide bytes, an overlap share them."""
-    expected = 0
-    for begin, end, name in sorted(spans):
-        if begin != expected:
-            raise _damaged(
-                path, f"tensor {name[:80]!r} begins at byte {begin} of the data, not at {expected}"
-            )
-        expected = end
-    if expected != size:
-        raise _damaged(path, f"the tensors end at byte {expected} of {size} bytes of data")
-
-
-def _damaged(path, what):
-    return CheckpointError(
-        f"not a complete safetensors file: {what}, {path}; fetch or save it again"
-    )
+    """Whether `values` is a list of ints that fit an int64; JSON's true and 1.0 are not ints."""
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)

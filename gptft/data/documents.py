@@ -1,52 +1,46 @@
-"""Documents for pretraining: texts without labels, joined into one stream of tokens and cut into windows.
+"""Documents for pretraining: texts without labels, joined to one stream of tokens.
 
-Each document is followed by end-of-text, all stand one after the other, and the last is followed by the first: the
-stream is a circle. An epoch begins somewhere on it and cuts it into windows of equal length, so that each token is to
-be predicted exactly once an epoch, and from other windows in the next. The windows come in an order of their own, a
-permutation fixed by (seed, epoch), so a resumed run gets the very batch it would have had.
+Each document is followed by end-of-text, and the last document by the first: the stream is a
+circle. An epoch starts somewhere on it and cuts it into windows of equal length, so that every
+token is predicted exactly once an epoch, and in other windows in the next. Windows cross the
+borders of documents, as GPT-2's did.
 
-What other commands keep for val and test stays out of the training stream here, too: the splits are theirs, and a text
-that stands in val or test is left out wherever else it stands.
+The splits are those of the other scripts, and a text of val or test is left out of the training
+stream wherever else it occurs.
 
-Shapes: N tokens of the stream, T of a window, B windows of a batch.
-Source: Radford et al. 2018, section 4.1 (contiguous text); end-of-text as the border is GPT-2's.
+Shapes: N tokens of the stream, B windows of T tokens.
+Source: Radford et al. 2019 (end-of-text between documents).
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from gptft.data.batching import TrainBatches
-from gptft.data.sources import label_field, load_splits, read_records, text_field
-from gptft.data.tokens import IGNORED
+from gptft.data.batches import Batch, TrainBatches
+from gptft.data.records import label_field, read_records, text_field
+from gptft.data.sources import load_splits
 from gptft.errors import DataError
-
-
-class WindowBatch(NamedTuple):
-    """One forward pass. `n` counts the targets that are learned, `n_tokens` the tokens that are read."""
-
-    token_ids: torch.Tensor  # (B, T) int64
-    targets: torch.Tensor  # (B, T) int64, what follows each token; -100 where nothing is learned
-    n: int
-    n_tokens: int
+from gptft.speed import IGNORED
 
 
 def load_documents(data, seed):
-    """Read what `--data` names -> Source, with a text for each record.
+    """Read what `--data` names -> Source, whose splits are lists of str.
 
-    data, seed: as `load_splits` takes them; a folder's unsup.jsonl belongs to train. The splits of a source with labels
-        are those of the classifier's script.
+    data, seed: as in `load_splits`. A folder's unsup.jsonl belongs to train. A source with labels
+    is split as the classifier's script splits it.
+
     Raises DataError.
     """
-    source = load_splits(
-        data,
-        "reviews.jsonl",
-        seed,
-        text_field,
-        lambda r: label_field(r) if "label" in r.fields else "",
-    )
+
+    def label_of(record):
+        """The class to stratify by, or "" without one."""
+        try:
+            return label_field(record)
+        except DataError:
+            return ""
+
+    source = load_splits(data, "reviews.jsonl", seed, [text_field], label_of)
     splits = {
         split: [text_field(record) for record in records]
         for split, records in source.splits.items()
@@ -54,78 +48,92 @@ def load_documents(data, seed):
     unlabelled = Path(data) / "unsup.jsonl"
     if unlabelled.is_file():
         splits["train"] += [text_field(record) for record in read_records(unlabelled)]
-    held_out = {
-        *splits["val"],
-        *splits["test"],
-    }  # a set of hashes: a text is found wherever it stands
+    held_out = {*splits["val"], *splits["test"]}
     train = [text for text in splits["train"] if text not in held_out]
-    left_out = len(splits["train"]) - len(train)
+    n_left_out = len(splits["train"]) - len(train)
     if not train:
-        raise DataError(f"every training text stands in val or test, too, {data}; add others")
-    notes = [*source.notes, f"{left_out} texts that stand in val or test were left out of train"]
+        raise DataError(f"every training text is also in val or test, {data}; add others")
+    notes = [*source.notes, f"left {n_left_out} texts of val or test out of train"]
     return source._replace(splits=splits | {"train": train}, notes=notes)
 
 
-def some_documents(texts, store, n_tokens):
-    """Whole documents, evenly spaced, with about `n_tokens` tokens -> (their stream, their number, their UTF-8 bytes)."""
-    n = max(1, min(len(texts), int(len(texts) * n_tokens / len(store.ids))))
-    rows = np.linspace(0, len(texts) - 1, n).astype(int)
-    return (
-        np.concatenate([store[row] for row in rows]),
-        n,
-        sum(len(texts[row].encode()) for row in rows),
-    )
+def join_documents(token_ids, eot):
+    """The ids of several texts, each followed by end-of-text: list of (n,) uint16 -> (N,)
+    uint16."""
+    end = np.array([eot], dtype=np.uint16)
+    pieces = []
+    for ids in token_ids:
+        pieces += [ids, end]
+    return np.concatenate(pieces)
 
 
-def frequent_tokens(stream, n):
-    """The `n` most frequent ids of a stream, or all that occur -> (K,) int64, ascending."""
-    counts = np.bincount(stream)
-    return np.sort(np.argsort(-counts, kind="stable")[: min(n, np.count_nonzero(counts))])
+def sample_documents(token_ids, n_tokens):
+    """The rows, evenly spaced, of documents that have about n_tokens together -> list[int]."""
+    n_all = len(token_ids)
+    total = sum(len(ids) + 1 for ids in token_ids)
+    n = int(n_all * n_tokens / total)
+    n = max(1, min(n_all, n))
+    rows = np.linspace(0, n_all - 1, n)
+    return rows.astype(int).tolist()
 
 
 class Windows:
-    """A stream cut into windows: `windows[k] -> (token_ids, targets)`, each (T,) int64.
+    """A stream cut into windows: `windows[k]` is (token_ids, targets), each (T,) int64.
 
-    stream: (N,) token ids. length: T. vocabulary: (K,) int64, the ids that are learned, or None for all; targets are
-        then their numbers in it. The last window may reach round to tokens of the first; these are not learned again.
-    `begin` (attribute, 0 to N - 1) is where the first window begins; `numbers` maps ids to targets, None for themselves.
+    The last window may reach around the circle to tokens that the first has already; they are not
+    learned again.
+
+    Args:
+        stream: (N,) token ids. length: T.
+
+    Attributes:
+        start: where the first window starts, 0 to N - 1. lengths: T for each window.
     """
 
-    def __init__(self, stream, length, vocabulary=None):
-        self.stream, self.length, self.begin = stream, length, 0
-        self.lengths = np.full(-(-len(stream) // length), length)
-        self.numbers = None
-        if vocabulary is not None:
-            self.numbers = np.full(1 << 16, IGNORED)  # by id, which is a uint16
-            self.numbers[vocabulary] = np.arange(len(vocabulary))
+    def __init__(self, stream, length):
+        self.stream = stream
+        self.length = length
+        self.start = 0
+        n_windows = -(-len(stream) // length)
+        self.lengths = np.full(n_windows, length)
 
     def __len__(self):
         return len(self.lengths)
 
     def __getitem__(self, k):
+        n = len(self.stream)
         place = k * self.length + np.arange(self.length + 1)
-        ids = self.stream[(self.begin + place) % len(self.stream)].astype(np.int64)
-        targets = ids[1:] if self.numbers is None else self.numbers[ids[1:]]
-        return ids[:-1], np.where(place[:-1] < len(self.stream), targets, IGNORED)
+        place_in_stream = (self.start + place) % n
+        token_ids = self.stream[place_in_stream].astype(np.int64)
+        is_new = place[:-1] < n
+        targets = np.where(is_new, token_ids[1:], IGNORED)
+        return token_ids[:-1], targets
 
 
-def window_batch(windows, rows, _pad_id=None):
-    """Windows of the given numbers -> WindowBatch."""
-    token_ids, targets = (
-        torch.from_numpy(np.stack(part)) for part in zip(*(windows[int(row)] for row in rows))
+def window_batch(windows, rows):
+    """Windows of the given numbers -> Batch."""
+    examples = [windows[row] for row in rows]
+    token_ids, targets = zip(*examples)
+    token_ids = torch.from_numpy(np.stack(token_ids))  # (B, T)
+    targets = torch.from_numpy(np.stack(targets))  # (B, T)
+    return Batch(
+        inputs=(token_ids,),
+        targets=targets,
+        rows=torch.as_tensor(rows),
+        n=int((targets != IGNORED).sum()),
+        n_tokens=token_ids.numel(),
     )
-    return WindowBatch(token_ids, targets, int((targets != IGNORED).sum()), token_ids.numel())
 
 
 class WindowBatches(TrainBatches):
-    """`TrainBatches` of windows; each epoch begins at a place of its own."""
+    """TrainBatches of windows; each epoch starts at another place of the stream."""
 
     def __init__(self, windows, options):
-        super().__init__(windows, window_batch, None, options)
+        super().__init__(windows, window_batch, options)
 
     def step(self, epoch, i):
-        """As `TrainBatches.step`: this process's micro-batches of step `i`."""
-        self.dataset.begin = int(
-            np.random.default_rng((self.options.seed, epoch, 1)).integers(len(self.dataset.stream))
-        )
+        """As `TrainBatches.step`."""
+        windows = self.dataset
+        rng = np.random.default_rng((self.options.seed, epoch, 1))
+        windows.start = int(rng.integers(len(windows.stream)))
         return super().step(epoch, i)

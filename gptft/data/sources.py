@@ -1,394 +1,291 @@
-"""From files on disk to records in train, val and test.
+"""What `--data` names, read and divided into train, val and test.
 
-A source is what `--data` names: "sample" (the bundled texts), a folder with train, val and test files, or one file.
-Files are .jsonl (one object a line), .csv (a header, then rows), .json (a list of objects) or .txt (documents between
-lines of `<|endoftext|>` or, if it has none, between blank lines), in UTF-8. A record keeps
-the place it came from, so that whatever is wrong with it later is reported by file and line. What has no split of its
-own gets one here, by one function for every script: seeded, stratified, and blind to the order of the file, because a
-text's turn is decided by a hash of the text itself. Equal texts always fall on the same side.
-
-Left out: streaming (a source fits in memory), compressed files, other encodings.
+A source is "sample" (the bundled texts), a folder with a file for each split, or one file. Its
+fields are found under the names that people give them, and a note says which are used. If it has no
+val or test, one is split off its training records, by one function for every script: seeded,
+stratified by label, and independent of the order of the file. Equal texts always end up on the same
+side, so that no model is tested on a text it was trained on.
 """
 
-import csv
-import json
+import itertools
 import re
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from gptft.data.records import SUFFIXES, Record, field, quoted, read_records, read_text, suffix_of
 from gptft.errors import DataError
 
 SAMPLES = Path(__file__).parents[1] / "assets" / "samples"
 SPLITS = ("train", "val", "test")
-HELD_OUT = 0.1  # of the records, for each of val and test where the source has none
+HELD_OUT = 0.1  # of the records, for each of val and test if the source has none
 PREPARED = ("imdb", "alpaca")  # data/NAME is made by `python -m data_prep.NAME`
-MAX_LINE = 1 << 24  # bytes; a longer line is a file of another kind rather than a text
-
-
-class Record(NamedTuple):
-    """One object of a data file: its fields and where it stands."""
-
-    path: Path
-    number: int  # of the line (.jsonl, .csv) or of the record in the file (.json, .txt), from 1
-    fields: dict
-
-    @property
-    def place(self):
-        """`FILE, line N`, for error messages."""
-        return f"{self.path}, {'record' if self.path.suffix.lower() in ('.json', '.txt') else 'line'} {self.number}"
+VAL_NAMES = ("val", "validation", "valid", "dev")
+ELSEWHERE = ("classes.json", "unsup.jsonl")  # files of a folder that other functions read
+FIELDS = {  # the names that a field may have, in upper or lower case; the first one counts
+    "text": "text review sentence content message comment body tweet",
+    "label": "label sentiment class category target polarity stars",
+    "messages": "messages conversations",
+    "instruction": "instruction prompt question",
+    "input": "input context",
+    "output": "output response completion answer",
+}
+ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+LINE_BREAK = re.compile(r"(<br\s*/?>\s*)+", re.IGNORECASE)
 
 
 class Source(NamedTuple):
-    """Records by split, or what was made of them, in the order train, val, test, and what a person should know about them."""
+    """Records by split (or what was made of them), and notes to print about them."""
 
     name: str
-    splits: dict[str, list]
+    splits: dict[str, list]  # train, val, test
     notes: list[str]
 
 
-# ---------------------------------------------------------------- reading files
-
-
-def read_records(path):
-    """Read a .jsonl, .csv, .json or .txt file -> list[Record], at least one. Raises DataError that names file and line."""
-    path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".txt": _read_txt}
-    if path.suffix.lower() not in readers:
-        raise DataError(
-            f"a data file must end in .jsonl, .csv, .json or .txt, {path}; rename or convert it"
-        )
-    try:
-        records = list(readers[path.suffix.lower()](path))
-    except OSError as error:
-        raise DataError(
-            f"data file can't be read ({error.strerror}), {path}; check the path"
-        ) from error
-    if not records:
-        raise DataError(f"no records, {path}; the file is empty")
-    return records
-
-
-def _read_jsonl(path):
-    for number, line in _lines(path):
-        if line and not line.isspace():
-            yield Record(path, number, _object(line, path, number))
-
-
-def _not_json(name):
-    raise ValueError(f"{name} is no JSON")
-
-
-JSON = json.JSONDecoder(parse_constant=_not_json)  # json.loads takes NaN and Infinity for numbers
-
-
-def _read_json(path):
-    hint = "a .json file holds one list of objects; name it .jsonl if every line is an object"
-    text = decode(path.read_bytes(), path, 1)
-    try:
-        values = JSON.decode(text) if text.strip() else []
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"bad JSON ({error}), {path}; {hint}") from error
-    if not isinstance(values, list):
-        raise DataError(f"not a list but {_kind(values)}, {path}; {hint}")
-    for number, value in enumerate(values, 1):
-        if not isinstance(value, dict):
-            raise DataError(f"not an object but {_kind(value)}, {path}, record {number}; {hint}")
-        yield Record(path, number, value)
-
-
-def _read_csv(path):
-    csv.field_size_limit(
-        MAX_LINE
-    )  # Python's own limit, 131,072 characters, is shorter than some documents
-    rows = csv.reader((line for _, line in _lines(path)), strict=True)
-    header, number = None, 1  # where the row starts: a quoted field may hold line breaks
-    try:
-        for row in rows:  # a blank line is an empty one
-            if row and header is None:
-                header = [name.strip() for name in row]
-                if len(set(header)) < len(header):
-                    raise DataError(
-                        f"a column name stands twice, {path}, line {number}; rename one"
-                    )
-            elif row and len(row) != len(header):
-                raise DataError(
-                    f"{len(row)} columns where the header has {len(header)}, {path}, line {number}; "
-                    "put a text with commas or line breaks between double quotes"
-                )
-            elif row:
-                yield Record(path, number, dict(zip(header, row)))
-            number = rows.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"bad CSV ({error}), {path}, line {number}; check its quotes") from error
-
-
-def _read_txt(path):
-    text, end = decode(path.read_bytes(), path, 1), "<|endoftext|>"
-    documents = text.split(end) if end in text else re.split(r"\n\s*\n", text)
-    for number, document in enumerate(filter(None, map(str.strip, documents)), 1):
-        yield Record(path, number, {"text": document})
-
-
-def _lines(path):
-    """Yield (number from 1, line) of a UTF-8 text file, line ends as they are."""
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                raise DataError(
-                    f"a line longer than {MAX_LINE:,} bytes, {path}, line {number}; is it a text file?"
-                )
-            yield number, decode(line, path, number)
-
-
-def decode(data, path, number):
-    """UTF-8 bytes that start at line `number` -> str, without an editor's byte order mark. Raises DataError."""
-    if number == 1:
-        data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number += data.count(b"\n", 0, error.start)
-        raise DataError(
-            f"not UTF-8 ({error.reason}), {path}, line {number}; save the file as UTF-8 text"
-        ) from error
-    if "\0" in text:
-        number += text.count("\n", 0, text.index("\0"))
-        raise DataError(f"a NUL byte, {path}, line {number}; save the file as UTF-8 text")
-    return text
-
-
-def _object(text, path, number):
-    """One JSON object, of that line -> dict, or DataError."""
-    try:
-        value = JSON.decode(text)
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-        raise DataError(
-            f"bad JSON ({reason}), {path}, line {number}; every line must be one whole object"
-        ) from error
-    if not isinstance(value, dict):
-        raise DataError(
-            f"not an object but {_kind(value)}, {path}, line {number}; every line must be one whole object"
-        )
-    return value
-
-
-def _kind(value):
-    """A JSON value's type in words."""
-    names = {
-        type(None): "null",
-        bool: "true or false",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), "a number")
-
-
-# ---------------------------------------------------------------- fields
-
-
-def text_field(record, name="text"):
-    """The string in field `name`; DataError if it is missing, not a string, blank, or not encodable."""
-    text = _field(record, name)
-    if not isinstance(text, str):
-        raise DataError(
-            f"field '{name}' is {_kind(text)}, not a string, {record.place}; put its text between quotes"
-        )
-    if not text or text.isspace():
-        raise DataError(f"field '{name}' is empty, {record.place}; fill it in or remove the record")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"half a character (lone surrogate) in '{name}', {record.place}; repair it"
-            ) from error
-    return text
-
-
-def label_field(record):
-    """The class in field `label`, an integer or a string, as a string: 1 in JSON and "1" in CSV are one class. Raises DataError."""
-    label = _field(record, "label")
-    if isinstance(label, bool) or not isinstance(label, (int, str)):
-        raise DataError(
-            f"label is {_kind(label)}, {record.place}; labels are integers (0, 1, ...) or names"
-        )
-    label = str(label).strip()
-    if not label or not label.isprintable():
-        raise DataError(
-            f"label is empty or not printable, {record.place}; labels are integers (0, 1, ...) or names"
-        )
-    return label
-
-
-def ids_of(records):
-    """Each record's field `id`, an integer or a string, or else its number -> list; DataError if one is used twice."""
-    found = {}
-    for record in records:
-        id = record.fields.get("id", record.number)
-        if isinstance(id, bool) or not isinstance(id, (int, str)) or not str(id).isprintable():
-            raise DataError(
-                f"id is neither an integer nor a printable string, {record.place}; correct or remove it"
-            )
-        if id in found:
-            raise DataError(
-                f"id {id!r} is used twice, {record.place} (before: {found[id].place}); make ids unique"
-            )
-        found[id] = record
-    return list(found)
-
-
-def _field(record, name):
-    if name not in record.fields:
-        found = ", ".join(f"'{field}'" for field in list(record.fields)[:8]) or "none"
-        raise DataError(f"no field '{name}', {record.place} (fields: {found}); rename or add it")
-    return record.fields[name]
-
-
-# ---------------------------------------------------------------- splits
-
-
-def load_splits(data, sample, seed, text, label=None):
+def load_splits(data, sample, seed, texts, label=None, columns=None, wanted=("text", "label")):
     """Read what `--data` names -> Source, always with train, val and test.
 
-    data: "sample", a folder with train.jsonl|csv|json (and val, test), or a file. A file's records may carry
-        `split` (train, val or test). A val or test that is missing is split off train, 10 % each.
-    sample: file name in assets/samples that "sample" stands for. seed: of that split.
-    text, label: Record -> str, the text that must not stand on two sides and the class to stratify by.
+    Args:
+        data: "sample"; a folder with train.jsonl, or another format that `read_records` reads (and
+            perhaps val and test), or laid out as aclImdb/; or a file, whose records may have a
+            field `split`.
+        sample: the file in assets/samples that "sample" means.
+        seed: int, of a split that is made here.
+        texts: functions Record -> str, the text that must not occur on both sides of a split. The
+            first one is used under which records differ and can be split.
+        label: Record -> str, the class to stratify by, or None.
+        columns, wanted: as in `name_fields`.
+
     Raises DataError.
     """
     path = SAMPLES / sample if data == "sample" else Path(data)
     if not path.exists():
         raise DataError(f"no such file or folder, {path}; {_how_to_make(path)}")
+    notes = []
     if path.is_dir():
-        found = {
-            split: _of_split(read_records(file), split)
-            for split, file in _folder_files(path).items()
-        }
+        found = _read_folder(path, columns, notes)
     else:
-        found = _by_split_field(read_records(path))
+        found = _by_split_field(read_records(path, columns))
     if "train" not in found:
-        raise DataError(
-            f'no training records, {path}; add train.jsonl to a folder, or "split": "train" to records'
-        )
-    splits, notes = _complete(found, path, seed, text, label)
-    return Source(str(data), splits, notes + _overlaps(splits, text))
+        hint = 'add train.jsonl to a folder, or "split": "train" to records'
+        raise DataError(f"no training records, {'; '.join(notes) or path}; {hint}")
+    notes += name_fields(list(itertools.chain(*found.values())), wanted, columns)
+    missing = [split for split in ("test", "val") if split not in found]
+    records = found["train"]
+    for text in texts:
+        keys = [text(record) for record in records]
+        labels = [label(record) for record in records] if label else None
+        rows = split_seeded(keys, dict.fromkeys(missing, HELD_OUT), seed, labels)
+        if len(set(keys)) > 1 and all(rows.values()):
+            break
+    if not all(rows.values()):
+        what = f"{len(records)} records have too few different texts"
+        raise DataError(f"{what} to split off {' and '.join(missing)}, {path}; add some")
+    found |= {split: [records[row] for row in rows[split]] for split in rows}
+    if missing:
+        parts = " and ".join(f"{len(rows[split])} for {split}" for split in reversed(missing))
+        notes.append(f"{path}: split {parts} off {len(records)} training records (seed {seed})")
+    splits = {split: found[split] for split in SPLITS}
+    return Source(str(data), splits, notes + _shared_texts(splits, text))
+
+
+def name_fields(records, wanted, columns=None):
+    """Find the wanted fields under the names that people give them, and add them under ours.
+
+        {"Review": "Fine.<br />See it!", "sentiment": "pos", "n": 7}
+        gets "text": "Fine. See it!" and "label": "pos" in addition
+
+    Args:
+        records: list[Record], changed in place.
+        wanted: keys of FIELDS. They need not exist: `field` reports a missing one.
+        columns: what --columns gives, "TEXT,LABEL" or "TEXT": the names of the first wanted fields.
+
+    Returns notes, a list of str: the fields that are used and unused, and the number of texts with
+    HTML's line breaks, which become spaces. Raises DataError if two fields have equal claims.
+    """
+    chosen = dict(zip(wanted, columns.split(","))) if columns else {}
+    found = {}  # the names in a record -> {wanted field: its name there}
+    n_breaks = 0
+    for record in records:
+        names = tuple(record.fields)
+        if names not in found:
+            found[names] = chosen | _find_fields(record, wanted[len(chosen) :])
+        values = {name: field(record, origin) for name, origin in found[names].items()}
+        if isinstance(values.get("text"), str):
+            values["text"], n = LINE_BREAK.subn(" ", values["text"])
+            n_breaks += n > 0
+        record.fields.update(values)
+    used = dict.fromkeys(pair for fields in found.values() for pair in fields.items())
+    note = ", ".join(f"{name} from {origin!r}" for name, origin in used)
+    unused = set(itertools.chain(*found)) - {origin for _, origin in used}
+    if unused:
+        note += f"; unused: {quoted(sorted(unused))}"
+    notes = [note]
+    if n_breaks:
+        notes.append(f"<br /> became a space in {n_breaks:,} texts")
+    return notes
+
+
+def _find_fields(record, wanted):
+    """The names under which a record holds the wanted fields, and `id` and `split` -> dict."""
+    found = {}
+    for name in wanted:
+        for synonym in FIELDS[name].split():
+            same = [key for key in record.fields if key.strip().casefold() == synonym]
+            if len(same) > 1:
+                hint = "choose with --columns" if name in ("text", "label") else "rename one"
+                raise DataError(f"{quoted(same)} all mean the {name}, {record.place}; {hint}")
+            if same:
+                found[name] = same[0]
+                break
+    if "messages" in found:  # the other fields repeat parts of them
+        found = {"messages": found["messages"]}
+    return found | {name: name for name in ("id", "split") if name in record.fields}
+
+
+def first_exchange(record):
+    """A record with `messages` -> the same with `instruction`, `input` ("") and `output`.
+
+    The first turn of a user that an assistant answers is taken, after the system's turn if there is
+    one. A turn is {"role": "user", "content": ...} or {"from": "human", "value": ...}.
+
+    Raises DataError if there is no such turn.
+    """
+    messages = record.fields["messages"]
+    turns = []
+    for turn in messages if isinstance(messages, list) else []:
+        if isinstance(turn, dict):
+            role = str(turn.get("role", turn.get("from")))
+            text = turn.get("content", turn.get("value"))
+            if isinstance(text, str):
+                turns.append((ROLES.get(role, role), text.strip()))
+    system = [text for role, text in turns[:1] if role == "system" and text]
+    for (role, question), (other, answer) in itertools.pairwise(turns):
+        if (role, other) == ("user", "assistant"):
+            instruction = "\n\n".join([*system, question])
+            fields = {"instruction": instruction, "input": "", "output": answer}
+            return record._replace(fields=record.fields | fields)
+    what = "no turn of a user that an assistant answers in messages"
+    raise DataError(f"{what}, {record.place}; repair or remove the record")
 
 
 def split_seeded(texts, fractions, seed, labels=None):
-    """Divide rows -> {name: ascending row numbers} for each name of `fractions`, and "train" for the rest.
+    """Divide rows into parts -> dict, the name of each part -> its row numbers, ascending.
 
-    texts: list[str]; rows of equal text stay together. fractions: {name: share of all rows}, filled in this order.
-    labels: list[str]; every part gets each label in proportion, as far as whole rows allow.
-    The result depends on the texts, the labels and the seed, not on the order of the rows.
+    Args:
+        texts: list[str], one a row. Rows of equal text stay together.
+        fractions: dict, name -> share of all rows; parts are filled in this order, and "train"
+            gets the rest.
+        seed: int. The result depends on texts, labels and seed, not on the order of the rows.
+        labels: list[str]. Every part gets each label in proportion, as far as whole rows allow.
 
-    Each row's place in its label's line, ordered by a hash of seed and text, is a number in (0, 1). In the order of
-    these numbers any first piece holds every label in proportion; the parts are cut from the front.
+    Each label's texts are put in a line, ordered by a hash of seed and text, and spread evenly over
+    the numbers from 0 to 1. Any stretch of these numbers then holds all labels in proportion, and
+    the parts are cut from the front. With four rows of label a, two of label b, a test share of
+    1/2:
+
+        a: a3 a1 a4 a2  ->  1/8 3/8 5/8 7/8     merged: a3 b2 a1 | a4 b1 a2
+        b: b2 b1        ->  1/4 3/4                     test       train
     """
-    groups = {}
+    rows_of = {}
     for row, text in enumerate(texts):
-        groups.setdefault(text, []).append(row)
+        rows_of.setdefault(text, []).append(row)
     lines = {}
-    for text, rows in groups.items():
+    for text, rows in rows_of.items():
         digest = blake2b(f"{seed}\n{text}".encode(), digest_size=16).digest()
-        lines.setdefault(min(labels[row] for row in rows) if labels else "", []).append(
-            (digest, rows)
-        )
-    turns = []
+        label = min(labels[row] for row in rows) if labels else ""
+        lines.setdefault(label, []).append((digest, rows))
+    merged = []
     for label, line in lines.items():
-        size, before = sum(len(rows) for _, rows in line), 0
+        size = sum(len(rows) for _, rows in line)
+        before = 0
         for digest, rows in sorted(line):
-            turns.append(((before + len(rows) / 2) / size, label, digest, rows))
+            position = (before + len(rows) / 2) / size
+            merged.append((position, label, digest, rows))
             before += len(rows)
-    room = {name: max(1, round(share * len(texts))) for name, share in fractions.items()}
     parts = {name: [] for name in ["train", *fractions]}
-    for *_, rows in sorted(turns):
-        name = next(
-            (name for name in fractions if len(rows) <= room[name] - len(parts[name])), "train"
-        )
-        parts[name] += rows
+    for *_, rows in sorted(merged):
+        part = "train"
+        for name, share in fractions.items():
+            room = max(1, round(share * len(texts)))
+            if len(parts[name]) + len(rows) <= room:
+                part = name
+                break
+        parts[part] += rows
     return {name: sorted(rows) for name, rows in parts.items()}
 
 
 def _how_to_make(path):
     if path.name not in PREPARED:
         return "check the path, or use --data sample"
-    out = "" if path == Path("data") / path.name else f" --out {path}"
-    return f"make it with: python -m data_prep.{path.name}{out}"
+    return f"make it with: python -m data_prep.{path.name} --out {path}"
 
 
-def _folder_files(folder):
-    """{split: file} of the splits that a folder holds; two files for one split are an error."""
+def _read_folder(folder, columns, notes):
+    """A folder's records by split. A note of the data files that are no split is added to `notes`.
+
+    Raises DataError for two files of one split.
+    """
     files = {}
-    for split in SPLITS:
-        found = [
-            file
-            for suffix in (".jsonl", ".csv", ".json")
-            if (file := folder / (split + suffix)).exists()
-        ]
-        if len(found) > 1:
-            raise DataError(f"{found[0].name} and {found[1].name} both stand in {folder}; keep one")
-        if found:
-            files[split] = found[0]
-    return files
+    unused = []
+    for path in sorted(folder.iterdir()):
+        suffix = suffix_of(path)
+        if suffix not in (*SUFFIXES, ".parquet"):
+            continue
+        split = _split_of(path.name.lower().removesuffix(".gz").removesuffix(suffix))
+        if split in files:
+            raise DataError(f"both {files[split].name} and {path.name}, {folder}; keep one")
+        if split in SPLITS:
+            files[split] = path
+        elif path.name not in ELSEWHERE:
+            unused.append(path.name)
+    found = {split: read_records(files[split], columns) for split in SPLITS if split in files}
+    if (folder / "train" / "unsup").is_dir():  # in aclImdb/
+        unused.append("train/unsup")
+    if unused:
+        notes.append(f"{folder}: unused files: {quoted(unused)}")
+    return found or _read_class_folders(folder)
 
 
-def _of_split(records, split):
-    """The records of a split's own file; one that says it belongs to another split is an error."""
-    for record in records:
-        said = record.fields.get("split", split)
-        if said in SPLITS and said != split:
-            raise DataError(
-                f"split '{said}' in the {split} file, {record.place}; move or relabel it"
-            )
-    return records
+def _read_class_folders(folder):
+    """The texts SPLIT/CLASS/NAME.txt, as in aclImdb/ -> records by split.
+
+    Those in the folder unsup have no class, and are left out.
+    """
+    found = {}
+    for path in sorted(folder.glob("*/*/*.txt")):
+        name = path.relative_to(folder).with_suffix("")
+        split, label, _ = name.parts
+        if label != "unsup" and _split_of(split) in SPLITS:
+            fields = {"id": name.as_posix(), "label": label, "text": read_text(path)}
+            found.setdefault(_split_of(split), []).append(Record(path, 1, fields))
+    return found
+
+
+def _split_of(name):
+    return "val" if name in VAL_NAMES else name
 
 
 def _by_split_field(records):
-    """The records of one file by their field `split`, all under "train" when none has it."""
+    """One file's records by their field `split`; all of them are "train" if none has it."""
     if not any("split" in record.fields for record in records):
         return {"train": records}
     found = {}
     for record in records:
-        split = _field(record, "split")
+        split = _split_of(field(record, "split"))
         if split not in SPLITS:
-            raise DataError(
-                f"split is {split!r}, {record.place}; it must be train, val or test in every record"
-            )
+            hint = "it must be train, val or test in every record"
+            raise DataError(f"split is {split!r}, {record.place}; {hint}")
         found.setdefault(split, []).append(record)
     return found
 
 
-def _complete(found, path, seed, text, label):
-    """Split a missing val or test off train -> ({train, val, test: records}, notes)."""
-    missing = {split: HELD_OUT for split in ("test", "val") if split not in found}
-    if not missing:
-        return {split: found[split] for split in SPLITS}, []
-    train = found["train"]
-    rows = split_seeded(
-        [text(r) for r in train], missing, seed, [label(r) for r in train] if label else None
-    )
-    if not all(rows.values()):
-        raise DataError(
-            f"too few different texts to split {' and '.join(missing)} off {len(train)} records, {path}; add some"
-        )
-    found = found | {split: [train[row] for row in rows[split]] for split in rows}
-    counts = " and ".join(f"{len(rows[split])} for {split}" for split in reversed(missing))
-    notes = [f"{path}: {counts} split off {len(train)} training records (seed {seed})"]
-    return {split: found[split] for split in SPLITS}, notes
-
-
-def _overlaps(splits, text):
+def _shared_texts(splits, text):
     """A note for each pair of splits that share texts."""
-    texts = {split: {text(record) for record in records} for split, records in splits.items()}
+    texts = {split: set(map(text, records)) for split, records in splits.items()}
     notes = []
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        if shared := len(texts[one] & texts[other]):
-            notes.append(
-                f"{shared} text{'s stand' if shared > 1 else ' stands'} in both {one} and {other}"
-            )
+    for one, other in itertools.combinations(SPLITS, 2):
+        shared = len(texts[one] & texts[other])
+        if shared:
+            notes.append(f"{shared} text{'s' * (shared > 1)} in both {one} and {other}")
     return notes

@@ -1,0 +1,215 @@
+"""One training loop for every task.
+
+`fit` alternates three things until the last step: an optimizer step, now and then an evaluation on
+val that keeps the best weights, and now and then a saved state. Read `Trainer.train_step` first: it
+is the whole of a step. Signals and the progress line are in progress.py, the state's file is in
+state.py.
+
+A loss is a sum over targets until the end. It is divided once, by the number of targets in all
+micro-batches of all processes, so neither the micro-batch size nor the number of processes changes
+the gradient.
+
+Source: nanoGPT's train.py for the order of a step; torch.amp's documentation for the scaler.
+
+Next on the evening's path: data/instructions.py.
+"""
+
+import contextlib
+import math
+import time
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from gptft import distributed
+from gptft.checkpoints.folders import save_model
+from gptft.errors import Interrupted, UserError
+from gptft.speed import keep_freed_memory
+from gptft.training import state
+from gptft.training.devices import evaluating
+from gptft.training.optimizer import build_optimizer, learning_rate
+from gptft.training.progress import (
+    Progress,
+    Signals,
+    Step,
+    advice_on_memory,
+    not_finite,
+    read_steps,
+)
+
+
+def fit(model, batches, val_metrics, options, device, run, write_page=None):
+    """Train a model in place; the best weights go into the run folder -> Position.
+
+    Args:
+        model: GPT2 or GPT2Classifier, on the device.
+        batches: TrainBatches.
+        val_metrics: model in evaluation mode -> dict of metrics on val, with "loss". An evaluation
+            is better if its accuracy is higher (where there is one), then if its loss is lower.
+        options: TrainOptions, complete. device: Device. run: Run.
+        write_page: run folder -> None, called after each evaluation; None for no page.
+
+    Raises UserError for a loss that is not finite, OutOfMemory, and Interrupted after a signal,
+    with the state saved. Several processes call it alike, each on its own device.
+    """
+    trainer = Trainer(model, batches, val_metrics, options, device, run)
+    position = trainer.position
+    with Signals() as signals, advice_on_memory(trainer):
+        while not trainer.is_done():
+            trainer.train_step()
+            stop = distributed.largest(signals.received)  # all processes stop at the same step
+            if trainer.is_due(options.log_every):
+                trainer.log()
+            if trainer.is_due(trainer.eval_every):
+                trainer.evaluate()
+                if write_page and distributed.is_main():
+                    # It is written again at the end of the run: an error counts then.
+                    with contextlib.suppress(OSError, UserError):
+                        write_page(run.folder)
+            if trainer.is_due(trainer.save_every) or stop:
+                trainer.log()
+                state.save(trainer)
+            if stop:
+                raise Interrupted(f"stopped at step {position.step}; go on with --resume", stop)
+    if position.step < batches.n_steps:
+        trainer.progress.say(
+            f"stopped early, at step {position.step:,}: {options.patience} evaluations without a "
+            "better one (--patience)"
+        )
+    return position
+
+
+class Trainer:
+    """A model in training, and what is done to it."""
+
+    def __init__(self, model, batches, val_metrics, options, device, run):
+        self.model = model
+        self.batches = batches
+        self.val_metrics = val_metrics
+        self.options = options
+        self.device = device
+        self.run = run
+        self.position = state.Position()
+        self.eval_every = options.eval_every or batches.steps_per_epoch
+        self.save_every = options.save_every or self.eval_every
+        self.unread = []  # Steps
+        self.unread_since = 0.0
+        if device.name == "cpu":
+            keep_freed_memory()
+        self.optimizer = build_optimizer(model, options)
+        self.scaler = device.scaler()
+        self.parallel = torch.compile(model) if device.compile else model
+        if distributed.world_size() > 1:
+            self.parallel = DistributedDataParallel(self.parallel)
+            if distributed.rank():  # every process drops out other activations
+                torch.manual_seed(options.seed + (distributed.rank() << 32))
+        if options.resume:
+            state.load(self)
+        self.progress = Progress(batches.n_steps, self.position.step, device.name)
+
+    def train_step(self):
+        """One optimizer step."""
+        position, options = self.position, self.options
+        if not self.unread:
+            self.unread_since = time.perf_counter()
+
+        # 1) this process's share of the batch, and what the mean loss is a mean over
+        epoch, i = divmod(position.step, self.batches.steps_per_epoch)
+        micro_batches = self.batches.step(epoch, i)
+        counts = [[batch.n, batch.n_tokens] for batch in micro_batches]
+        n, n_tokens = distributed.sum_over_processes(torch.tensor(counts).sum(0)).tolist()
+
+        # 2) add up the gradients of all micro-batches
+        self.model.train()
+        loss = torch.zeros((), device=self.device.name)
+        for k, batch in enumerate(micro_batches):
+            batch = batch.to(self.device.name)
+            # Several processes exchange gradients once a step, in its last backward pass (DDP).
+            self.parallel.require_backward_grad_sync = k == len(micro_batches) - 1
+            with self.device.autocast():
+                part = self.parallel(*batch.inputs, targets=batch.targets) / max(n, 1)
+            # The all-reduce takes the mean over processes; the sum is wanted.
+            self.scaler.scale(part * distributed.world_size()).backward()
+            loss += part.detach()
+
+        # 3) clip the true gradient, not the one that fp16 has scaled
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+
+        # 4) update the weights, with the learning rate of this step
+        rate = learning_rate(position.step, self.batches.n_steps, options)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        position.step += 1
+        self.unread.append(Step(position.step, loss, norm, rate, n_tokens))
+
+    def is_done(self):
+        """Whether all steps are made, or the patience with worse evaluations is at its end."""
+        position, patience = self.position, self.options.patience
+        is_out_of_patience = 0 < patience <= position.evaluations_since_best
+        return position.step == self.batches.n_steps or is_out_of_patience
+
+    def is_due(self, every):
+        """Whether something is due that happens every so many steps, and at the end."""
+        return self.is_done() or self.position.step % every == 0
+
+    def log(self):
+        """Read the losses since the last time, stop if one is not finite, and report them."""
+        if not self.unread:
+            return
+        steps, self.unread = read_steps(self.unread), []
+        for step in steps:
+            # Where a gradient overflows in fp16, the scaler skips the step and lowers its scale.
+            norm = 0.0 if self.scaler.is_enabled() else step.grad_norm
+            if not math.isfinite(step.loss + norm):
+                raise not_finite(self, step)
+        seconds = time.perf_counter() - self.unread_since
+        n_tokens = sum(step.n_tokens for step in steps)
+        self.position.seconds += seconds
+        self.position.tokens += n_tokens
+        if distributed.is_main():
+            last = steps[-1]
+            entry = {
+                "step": last.step,
+                "epoch": round((last.step - 1) / self.batches.steps_per_epoch, 4),
+                "loss": sum(step.loss for step in steps) / len(steps),
+                "learning_rate": last.learning_rate,
+                "grad_norm": last.grad_norm,
+                "tokens_per_second": round(n_tokens / seconds, 1),
+                "seconds": round(self.position.seconds, 2),
+            }
+            self.run.log(entry)
+            self.progress.update(entry)
+
+    def evaluate(self):
+        """Evaluate on val, and keep the weights if they are the best so far."""
+        self.log()
+        began = time.perf_counter()
+        with evaluating(self.model, self.device):
+            metrics = self.val_metrics(self.model)
+        position = self.position
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(
+                f"the loss on val is {metrics['loss']} at step {position.step}, "
+                f"{self.run.folder}; start again with --overwrite and a lower --learning-rate"
+            )
+        is_best = not position.best or score(metrics) > score(position.best)
+        position.evaluations_since_best += 1
+        if is_best:
+            position.best, position.best_step = metrics, position.step
+            position.evaluations_since_best = 0
+        if distributed.is_main():
+            if is_best:
+                save_model(self.model, self.run.folder)
+            self.run.log({"step": position.step, "val": metrics})
+            seconds = time.perf_counter() - began
+            self.progress.evaluated(position.step, metrics, seconds, is_best)
+
+
+def score(metrics):
+    """A tuple that is larger for a better evaluation."""
+    return metrics.get("accuracy", 0.0), -metrics["loss"]
