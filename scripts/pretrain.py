@@ -102,7 +102,7 @@ def main(argv):
         print(f"\nthe best weights, of step {position.best_step}:")
         print(results_text(results))
         print("n: documents; tokens: predicted, with end-of-text; loss: their mean, in nats")
-        print("bits_per_byte: loss x tokens / ln 2 / bytes of the documents in UTF-8")
+        print("bits per byte: loss x tokens / ln 2 / bytes of the documents in UTF-8")
         print(f"page: {run.folder / 'report.html'}")
     distributed.cleanup()
 
