@@ -48,7 +48,7 @@ class Options:
     file: str = option(
         None,
         "a data file with a field prompt, or instruction and perhaps input; prints its records as "
-        "JSONL, with the field response added",
+        "JSONL, with the text in the field response",
     )
     out: str = option(None, "where the result of --file goes (default: standard output)")
     max_new_tokens: int = option(200, "longest text in tokens", 1)
@@ -231,7 +231,8 @@ def answer_file(writer):
     prompts = []
     for record in records:
         if "instruction" in record.fields:
-            input = text_field(record, "input") if record.fields.get("input") else ""
+            name = "input" if "input" in record.fields else "context"  # as in Dolly
+            input = text_field(record, name) if record.fields.get(name) else ""
             prompt = writer.encode_instruction(text_field(record, "instruction"), input)
         else:
             prompt = writer.encode(text_field(record, "prompt"))

@@ -9,7 +9,7 @@ The parts come in reading order: Attention, MLP, Block, GPT2, and at the end the
 that makes generation fast. Rows of a training batch are padded on the right and need no mask:
 attention is causal, so a real token never sees the padding behind it.
 
-Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = all positions in
+Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = positions in
 a cache.
 Source: Radford et al. 2019 and OpenAI's gpt-2 `model.py` (tanh-GELU, LayerNorm eps 1e-5, initial
 weights).
@@ -25,6 +25,20 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gptft.speed import Linear, attention, linear, linear_cross_entropy
+
+
+def plain_attention(q, k, v):
+    """softmax(q k^T / sqrt(D)) v, where no query sees a later key: the formula, for reading.
+
+    q, k, v: (B, H, T, D). The model calls `attention` in speed.py, which a test holds against this.
+    """
+    T, D = q.shape[-2:]
+    scores = q @ k.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, T): a row for each query
+    everything = torch.ones(T, T, dtype=torch.bool)
+    is_later = everything.triu(1)
+    scores = scores.masked_fill(is_later, -math.inf)  # exp(-inf) = 0
+    weights = scores.softmax(dim=-1)
+    return weights @ v
 
 
 class Attention(nn.Module):
@@ -52,8 +66,8 @@ class Attention(nn.Module):
             k, v = cache.append(self.layer, k, v)  # each (B, H, S, D)
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
-        # softmax(q k^T / sqrt(D)) v, in which no query sees a later key. speed.py has it in the
-        # form that is fastest on the device.
+        # plain_attention(q, k, v), in the form that is fastest on the device. With a mask, a query
+        # sees what the mask shows; without one, a single query (in generation) sees every key.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -120,7 +134,7 @@ class GPT2(nn.Module):
 
         They are normal with a standard deviation of 0.02 (positions: 0.01), and biases are zero.
         Every block adds two terms to the stream; the layers that produce them start smaller by
-        sqrt(2 n_layer), so that the variance of the stream does not grow with depth.
+        a factor of sqrt(2 n_layer), so that the variance of the stream does not grow with depth.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -149,13 +163,14 @@ class GPT2(nn.Module):
         if targets is None:
             return self.logits(hidden)
         hidden = hidden.flatten(0, 1)  # (B * T, C)
+        # F.cross_entropy(self.logits(hidden), targets, reduction="sum"), in less memory.
         return linear_cross_entropy(hidden, self.wte.weight, targets.flatten())
 
     def hidden_states(self, token_ids, cache=None):
         """The stream after the last block and the final LayerNorm: (B, T) int64 -> (B, T, C).
 
         cache: a KVCache of B rows. The tokens follow those it already holds, and are added to it.
-        Raises ValueError if there are more positions than the model or the cache has.
+        Raises ValueError for more than n_positions tokens or, with a cache, more than its slots.
         """
         T = token_ids.shape[1]
         limit = self.config.n_positions
@@ -190,7 +205,7 @@ class KVCache:
     Args:
         model: the GPT2 that it is for.
         n_rows: B.
-        n_slots: S, the most tokens of a row, padding included.
+        n_slots: S, the maximum number of tokens of a row, including padding.
         padding: (B,) int64, the number of padding tokens at the start of each row; None for none.
     """
 
@@ -231,7 +246,9 @@ class KVCache:
             return slots[start:], None if simple else slots <= query
         padding = self.padding[:, None]  # (B, 1)
         positions = (slots[start:] - padding).clamp(min=0)
-        visible = (slots <= query) & (slots >= padding[:, :, None, None])
+        is_past = slots <= query
+        is_real = slots >= padding[:, :, None, None]
+        visible = is_past & is_real
         # A padding token sees itself, because a softmax over nothing would be NaN.
         return positions, visible | (slots == query)
 

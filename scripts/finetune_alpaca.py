@@ -18,7 +18,7 @@ from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, language_model_batch
 from gptft.data.instructions import (
-    NOT_LEARNED,
+    IGNORED,
     TEMPLATES,
     InstructionDataset,
     load_instructions,
@@ -39,7 +39,7 @@ DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max le
 }
 TRAIN_ROWS = 500  # training examples, evenly spaced, whose loss is in the final table
 SHOWN = 10  # test prompts whose answers are in the report
-REAL_RUN = """No flags: the bundled examples and the bundled small GPT-2. The real run:
+REAL_RUN = """A trial on the bundled examples and the bundled small GPT-2. The real run:
   python -m data_prep.alpaca && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_alpaca.py --data data/alpaca --model 124M"""
 
@@ -64,7 +64,7 @@ class Options(FinetuneOptions):
     test_prompts: int = option(
         None,
         "test prompts that are answered, evenly spaced; 0: no answers and no tasks (default: 200, "
-        "or 0 in a trial of less than 10 steps)",
+        "or 0 in a trial of fewer than 10 steps)",
         0,
     )
     out: str = option("runs/alpaca", "run folder")
@@ -155,7 +155,7 @@ def show_learned(token_ids, labels, tokenizer):
     """One example as text, its learned tokens in [[ ]] -> str."""
     text = ""
     pairs = zip(token_ids.tolist(), labels)
-    for is_learned, run in groupby(pairs, lambda pair: pair[1] != NOT_LEARNED):
+    for is_learned, run in groupby(pairs, lambda pair: pair[1] != IGNORED):
         piece = tokenizer.decode([id for id, _ in run])
         text += f"[[{piece}]]" if is_learned else piece
     return text

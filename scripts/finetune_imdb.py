@@ -1,6 +1,6 @@
 """Fine-tune GPT-2 to classify texts: the sentiment of film reviews, or any classes of your own.
 
-Trains on the split train, keeps the weights that do best on val, and reports them on test, which
+Trains on the train split, keeps the weights that do best on val, and reports them on test, which
 nothing else looks at.
 """
 
@@ -37,7 +37,7 @@ DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max le
     "from scratch": (8, 16, 1e-3, 0.1, 0.3, 256),
 }
 TRAIN_ROWS = 2000  # training rows, evenly spaced, in the final table
-REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The real run:
+REAL_RUN = """A trial on the bundled reviews and the bundled small GPT-2. The real run:
   python -m data_prep.imdb && python -m data_prep.gpt2 --size 124M
   python scripts/finetune_imdb.py --data data/imdb --model 124M"""
 
@@ -81,6 +81,7 @@ def main(argv):
     if options.is_trial:
         print(REAL_RUN)
     notes = [f"model: {description}", trained_part]
+    # A resumed run must have the same texts.
     texts = [f"{row.label} {row.text}" for rows in reviews.splits.values() for row in rows]
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
     batch_size = distributed.rows_per_process(options)

@@ -37,7 +37,7 @@ DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max le
 }
 EVAL_TOKENS = 100_000  # of each split that are evaluated, about, in whole documents
 N_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 2, 8, 60  # of the samples that are generated at the end
-REAL_RUN = """No flags: the bundled reviews and the bundled small GPT-2. The real run:
+REAL_RUN = """A trial on the bundled reviews and the bundled small GPT-2. The real run:
   python -m data_prep.imdb
   python scripts/pretrain.py --data data/imdb --from-scratch"""
 

@@ -23,7 +23,7 @@ from gptft.report.page import write_page
 from gptft.report.tables import results_text
 from gptft.training.run_folder import open_run
 
-REAL_RUN = """No flags: the bundled reviews. The real run:
+REAL_RUN = """A trial on the bundled reviews. The real run:
   python -m data_prep.imdb
   python scripts/train_logreg.py --data data/imdb"""
 

@@ -33,8 +33,8 @@ FAULTS = [
     Fault(
         "a flipped mask",
         "gptft/model.py",
-        "visible = (slots <= query)",
-        "visible = (slots >= query)",
+        "is_past = slots <= query",
+        "is_past = slots >= query",
         "test_decoding",
     ),
     Fault(
@@ -82,15 +82,15 @@ FAULTS = [
     Fault(
         "end-of-text is not learned",
         "gptft/data/instructions.py",
-        "labels[: self.n_prompt[i]] = NOT_LEARNED",
-        "labels[: self.n_prompt[i]] = labels[-1:] = NOT_LEARNED",
+        "labels[: self.n_prompt[i]] = IGNORED",
+        "labels[: self.n_prompt[i]] = labels[-1:] = IGNORED",
         "test_instructions",
     ),
     Fault(
         "the first token of a response is not learned",
         "gptft/data/instructions.py",
-        "labels[: self.n_prompt[i]] = NOT_LEARNED",
-        "labels[: self.n_prompt[i] + 1] = NOT_LEARNED",
+        "labels[: self.n_prompt[i]] = IGNORED",
+        "labels[: self.n_prompt[i] + 1] = IGNORED",
         "test_instructions",
     ),
     Fault(

@@ -25,7 +25,7 @@ def test_own_data_is_learned_and_reported(tmp_path, data, capsys):
     flags |= dict(max_length=4, truncate="tail")
     assert run(finetune_imdb, **flags) == 0
     printed = capsys.readouterr().out
-    assert "split 12 for val and 12 for test off 120 training records" in printed
+    assert "set aside 12 for val and 12 for test of 120 training records" in printed
     assert "a shape of your own, random weights" in printed
 
     # predictions.jsonl has each test row once; the saved model predicts them, alone, as reported.

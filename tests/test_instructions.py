@@ -186,7 +186,7 @@ def test_conversations(tmp_path):
     asked = [(example.instruction, example.output) for example in found.splits["train"]]
     assert asked == [("Be kind.\n\nHi?", "Hi!"), ("Hi?", "Hi!")]
     assert found.notes[0].startswith("messages from 'messages', split from 'split', instruction")
-    assert "train: 1 conversations go on after the exchange that is used" in found.notes
+    assert "train: 1 conversations have further turns, which are ignored" in found.notes
 
 
 def test_inputs_are_split_if_all_instructions_are_equal(tmp_path):

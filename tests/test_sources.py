@@ -83,7 +83,7 @@ def test_one_file_is_split_80_10_10(tmp_path):
     path = write_rows(tmp_path / "mine.jsonl", rows(200))
     source = load(path, seed=3)
     assert sizes(source) == {"train": 160, "val": 20, "test": 20}
-    split = "split 20 for val and 20 for test off 200 training records (seed 3)"
+    split = "set aside 20 for val and 20 for test of 200 training records (seed 3)"
     assert source.notes == [NAMED, f"{path}: {split}"]
     assert load(path, seed=3) == source
     assert load(path, seed=4).splits["test"] != source.splits["test"]
@@ -122,7 +122,7 @@ def test_a_folder(tmp_path, name):
     (tmp_path / "test.tsv").write_text(f"label\ttext\n{test}", encoding="utf-8")
     source = load(tmp_path)
     assert sizes(source) == {"train": 90, "val": 10, "test": 30}
-    split = f"{tmp_path}: split 10 for val off 100 training records (seed 0)"
+    split = f"{tmp_path}: set aside 10 for val of 100 training records (seed 0)"
     assert source.notes == [f"{NAMED}, split from 'split'", split]
     val = "".join(json.dumps(row) + "\n" for row in rows(8, 200))
     (tmp_path / name).write_bytes(gzip.compress(val.encode()))

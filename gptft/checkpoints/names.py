@@ -81,10 +81,10 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     """Rename and transpose Hugging Face's tensors: dict of tensors -> dict of tensors by our names.
 
     Old files lack the prefix "transformer." and hold the causal mask of each block, which is
-    dropped. So is lm_head.weight, which must equal wte and may replace it. A classifier
-    must have score.weight.
-    The result views the tensors. Raises CheckpointError, naming `source` and listing the tensors
-    that are missing, unknown or of another shape.
+    dropped. lm_head.weight is a copy of wte, because the head is tied: it serves as wte where that
+    is absent, and must be equal to it otherwise. A classifier must have score.weight. The result
+    views the tensors. Raises CheckpointError, naming `source` and listing the tensors that are
+    missing, unknown or of another shape.
     """
     found = {}
     for full_name, tensor in tensors.items():

@@ -3,8 +3,8 @@
 A review of 50 tokens padded to 500 is nine tenths wasted work. So rows are sorted by length within
 pools of some batches, and the batches of a pool are then shuffled. Each epoch is a permutation
 fixed by (seed, epoch): every row occurs once, and a position in training is just two numbers, so a
-resumed run gets exactly the batch it would have had. The largest batch comes first, so that a run
-that needs too much memory fails in its first step.
+resumed run gets exactly the batch it would have had. The largest batch is moved to the front of the
+first epoch, so that a run that needs too much memory fails at its start.
 
 Shapes: B rows, T positions of the padded batch.
 
@@ -22,8 +22,8 @@ from gptft.speed import IGNORED
 # Padded lengths. Each new shape of a batch costs a compiled model a compilation.
 BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))
 POOL = 32  # batches whose rows are sorted together
-EVAL_BATCH = 32  # most rows of a batch in evaluation
-PADDING = 0  # any id will do: no padding position is ever read
+EVAL_BATCH = 32  # maximum rows of a batch in evaluation
+PADDING = 0  # any id will do: no result of a padding position is ever used
 
 
 class Batch(NamedTuple):
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     n_tokens: int  # tokens without padding
 
     def to(self, device):
-        """The batch with its tensors on a device. Copies to a GPU don't wait."""
+        """The batch with its tensors on a device. Copies to a GPU are asynchronous."""
         if device == "cpu":
             return self
         *inputs, targets = [

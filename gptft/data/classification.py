@@ -55,7 +55,7 @@ def load_reviews(source="sample", seed=0, columns=None):
         seed: int, of the split, if the source has none.
         columns: the names of the fields, or their numbers in a table without a header: "2,1".
 
-    Raises DataError for a bad record, a single class, a label in val or test that train has not, or
+    Raises DataError for a bad record, a single class, a label in val or test that train lacks, or
     an id that occurs twice in a split.
     """
     found = load_splits(source, "reviews.jsonl", seed, [text_field], label_field, columns)
@@ -122,7 +122,7 @@ class IMDbDataset:
     Args:
         reviews: list[Review].
         tokenizer: Tokenizer.
-        max_length: most tokens of a review, at least 1; None for no limit.
+        max_length: maximum number of tokens of a review, at least 1; None for no limit.
         truncate: what is kept of a longer review. "head": its first max_length tokens; "tail": its
             last; "head+tail": the first quarter and the last three quarters of max_length.
 

@@ -21,8 +21,8 @@ from gptft.data.records import field, ids_of, text_field
 from gptft.data.sources import first_exchange, load_splits
 from gptft.errors import DataError
 
+IGNORED = -100  # as in speed.py; defined here, so that preparing data does not load torch
 WANTED = ("messages", "instruction", "input", "output")  # fields; see `name_fields`
-NOT_LEARNED = -100  # the label of a prompt token; torch's cross-entropy ignores it
 
 
 # ---------------------------------------------------------------- prompts
@@ -150,7 +150,7 @@ def read_examples(records):
     ids_of(records)
     examples = [read_example(record) for record in records]
     n_long = sum(len(record.fields.get("messages", [])) > 3 for record in records)
-    notes = [f"{n_long:,} conversations go on after the exchange that is used"] if n_long else []
+    notes = [f"{n_long:,} conversations have further turns, which are ignored"] if n_long else []
     return examples, notes
 
 
@@ -197,13 +197,13 @@ class InstructionDataset:
         examples: list[Example].
         tokenizer: a Tokenizer that knows the template's special tokens.
         template: a name in TEMPLATES.
-        max_length: most tokens of an example; None for no limit. A longer example loses the end of
+        max_length: maximum tokens of an example; None for no limit. A longer one loses the end of
             its response, and end-of-text with it: the model should not learn to stop there. An
             example whose prompt alone fills max_length is dropped.
         loss: "response" learns the response and end-of-text, "all" the prompt, too.
 
     Attributes:
-        examples: the ones that were kept. n_cut and n_dropped count the others.
+        examples: the ones that were kept. n_cut of them were cut, n_dropped others were dropped.
         lengths: (N,) int64, in tokens.
 
     Raises DataError if nothing is left.
@@ -243,7 +243,7 @@ class InstructionDataset:
         token_ids = self.token_ids[i].astype(np.int64)
         labels = token_ids.copy()
         if self.loss == "response":
-            labels[: self.n_prompt[i]] = NOT_LEARNED
+            labels[: self.n_prompt[i]] = IGNORED
         return token_ids, labels
 
     def note(self):

@@ -80,11 +80,13 @@ def load_splits(data, sample, seed, texts, label=None, columns=None, wanted=("te
             break
     if not all(rows.values()):
         what = f"{len(records)} records have too few different texts"
-        raise DataError(f"{what} to split off {' and '.join(missing)}, {path}; add some")
+        raise DataError(
+            f"{what} to split off {' and '.join(missing)}, {path}; add some, or check the columns"
+        )
     found |= {split: [records[row] for row in rows[split]] for split in rows}
     if missing:
         parts = " and ".join(f"{len(rows[split])} for {split}" for split in reversed(missing))
-        notes.append(f"{path}: split {parts} off {len(records)} training records (seed {seed})")
+        notes.append(f"{path}: set aside {parts} of {len(records)} training records (seed {seed})")
     splits = {split: found[split] for split in SPLITS}
     return Source(str(data), splits, notes + _shared_texts(splits, text))
 
@@ -116,11 +118,11 @@ def name_fields(records, wanted, columns=None):
             n_breaks += n > 0
         record.fields.update(values)
     used = dict.fromkeys(pair for fields in found.values() for pair in fields.items())
-    note = ", ".join(f"{name} from {origin!r}" for name, origin in used)
+    notes = [", ".join(f"{name} from {origin!r}" for name, origin in used)]
     unused = set(itertools.chain(*found)) - {origin for _, origin in used}
     if unused:
-        note += f"; unused: {quoted(sorted(unused))}"
-    notes = [note]
+        notes.append(f"unused: {quoted(sorted(unused))}")
+    notes = ["; ".join(filter(None, notes))]
     if n_breaks:
         notes.append(f"<br /> became a space in {n_breaks:,} texts")
     return notes

@@ -45,7 +45,7 @@ def evaluate_instructions(model, datasets, tokenizer, device, n_prompts, batch_s
         datasets: InstructionDatasets by split, with loss="response".
         device: Device, for the loss.
         n_prompts: how many test prompts are answered, evenly spaced; 0 leaves out the tasks, too.
-        batch_size: most rows of a batch.
+        batch_size: maximum rows of a batch.
     """
     template = TEMPLATES[model.template]
     results = {

@@ -3,9 +3,9 @@
 `greedy` is the idea in its plainest form: run the model on everything so far, take the most likely
 next token, append it, repeat. `decode` does the same for a batch of prompts and with sampling, and
 reads each token only once, because a key-value cache keeps what earlier tokens contribute. A test
-holds one against the other.
+compares the two.
 
-Not here: beam search, speculative decoding, new prompts in the place of rows that have ended.
+Not here: beam search, speculative decoding, starting new prompts in place of rows that have ended.
 Source: Pope et al. 2022, section 2 (prefill and decode); transformers' `generate` for the results.
 
 Next on the evening's path: checkpoints/names.py.
@@ -23,7 +23,10 @@ from gptft.model import KVCache
 
 @torch.inference_mode()
 def greedy(model, prompt, max_new_tokens, eos_id=None):
-    """Continue one prompt with the most likely tokens: list[int] -> the new ids, list[int]."""
+    """Continue one prompt with the most likely tokens: list[int] -> the new ids, list[int].
+
+    model: GPT2 on the CPU, in evaluation mode.
+    """
     ids = list(prompt)
     for _ in range(max_new_tokens):
         logits = model(torch.tensor([ids]))  # (1, T, V): all of it again for each token
@@ -53,10 +56,9 @@ def generate(
         max_new_tokens: for each prompt.
         temperature, top_k, top_p, repetition_penalty: as in `Sampling`; temperature 0 is greedy.
         eos_id: the id that ends a text, or None.
-        seed: row i draws from its own generator, (seed, i), so in float32 it gets the same text
-        with
-            any other rows beside it. None is another seed each time.
-        batch_size: prompts that are continued together, those of like length first; None for all.
+        seed: row i draws from its own generator, (seed, i), so in float32 its text does not depend
+            on the other rows. None picks a new seed each time.
+        batch_size: prompts that are continued together, sorted by length; None for all.
 
     Raises UserError if a prompt and its new tokens are more than n_positions, ValueError for other
     values out of range.
@@ -141,7 +143,8 @@ def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
         if not going_on or n == max_new_tokens:
             return
 
-        # 4) Rows that have ended leave the batch, so that the others get faster.
+        # 4) Rows that have ended leave the batch, so that the others get faster. On a GPU they
+        #    stay, because a recorded step has a fixed shape.
         if len(going_on) < len(rows) and device.type == "cpu":
             rows = [rows[k] for k in going_on]
             ids = ids[going_on]

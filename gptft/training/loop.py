@@ -6,8 +6,8 @@ is the whole of a step. Signals and the progress line are in progress.py, the st
 state.py.
 
 A loss is a sum over targets until the end. It is divided once, by the number of targets in all
-micro-batches of all processes, so neither the micro-batch size nor the number of processes changes
-the gradient.
+micro-batches of all processes. So, dropout aside, neither the micro-batch size nor the number of
+processes changes the gradient.
 
 Source: nanoGPT's train.py for the order of a step; torch.amp's documentation for the scaler.
 
@@ -50,7 +50,7 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
         write_page: run folder -> None, called after each evaluation; None for no page.
 
     Raises UserError for a loss that is not finite, OutOfMemory, and Interrupted after a signal,
-    with the state saved. Several processes call it alike, each on its own device.
+    with the state saved. Under torchrun, every process calls it, with its own device.
     """
     trainer = Trainer(model, batches, val_metrics, options, device, run)
     position = trainer.position
@@ -92,7 +92,8 @@ class Trainer:
         self.position = state.Position()
         self.eval_every = options.eval_every or batches.steps_per_epoch
         self.save_every = options.save_every or self.eval_every
-        self.unread = []  # Steps
+        # Steps whose losses are still on the device: reading each at once would make a GPU wait.
+        self.unread = []
         self.unread_since = 0.0
         if device.name == "cpu":
             keep_freed_memory()
@@ -101,7 +102,7 @@ class Trainer:
         self.parallel = torch.compile(model) if device.compile else model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
-            if distributed.rank():  # every process drops out other activations
+            if distributed.rank():  # each process draws dropout masks of its own
                 torch.manual_seed(options.seed + (distributed.rank() << 32))
         if options.resume:
             state.load(self)
@@ -148,7 +149,7 @@ class Trainer:
         self.unread.append(Step(position.step, loss, norm, rate, n_tokens))
 
     def is_done(self):
-        """Whether all steps are made, or the patience with worse evaluations is at its end."""
+        """Whether the last step is done, or --patience evaluations in a row were no better."""
         position, patience = self.position, self.options.patience
         is_out_of_patience = 0 < patience <= position.evaluations_since_best
         return position.step == self.batches.n_steps or is_out_of_patience

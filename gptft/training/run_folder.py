@@ -170,7 +170,7 @@ def _check_options(run, options):
     if changed:
         raise UserError(
             f"can't resume with other options ({', '.join(changed)}), "
-            f"{run.folder}; use the command in its run.json"
+            f"{run.folder}; use the command in its run.json, or another --out"
         )
 
 
