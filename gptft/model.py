@@ -9,8 +9,8 @@ The parts come in reading order: Attention, MLP, Block, GPT2, and at the end the
 that makes generation fast. Rows of a training batch are padded on the right and need no mask:
 attention is causal, so a real token never sees the padding behind it.
 
-Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = positions in
-a cache.
+Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = keys of a
+query: T, or all tokens in a cache.
 Source: Radford et al. 2019 and OpenAI's gpt-2 `model.py` (tanh-GELU, LayerNorm eps 1e-5, initial
 weights).
 
@@ -67,7 +67,8 @@ class Attention(nn.Module):
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
         # plain_attention(q, k, v), in the form that is fastest on the device. With a mask, a query
-        # sees what the mask shows; without one, a single query (in generation) sees every key.
+        # sees what the mask shows. Without one, several queries are causal, as in training, and a
+        # single query, as in generation, sees every key.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -205,7 +206,7 @@ class KVCache:
     Args:
         model: the GPT2 that it is for.
         n_rows: B.
-        n_slots: S, the maximum number of tokens of a row, including padding.
+        n_slots: the maximum number of tokens of a row, including padding.
         padding: (B,) int64, the number of padding tokens at the start of each row; None for none.
     """
 

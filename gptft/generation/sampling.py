@@ -114,6 +114,7 @@ def draw(logits, uniforms, sampling):
     probs = torch.softmax(logits / sampling.temperature, dim=-1)
     if top_p < 1:
         if ids is None:
+            # All ids that top-p can keep are among the candidates; sorting more would be wasted.
             probs, ids = probs.topk(top_p_candidates(probs, top_p))
         # Drop an id if the more likely ones reach p without it.
         probs = probs * (probs.cumsum(dim=-1) - probs < top_p)
