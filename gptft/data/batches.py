@@ -2,7 +2,7 @@
 
 A review of 50 tokens padded to 500 is nine tenths wasted work. So rows are sorted by length within
 pools of some batches, and the batches of a pool are then shuffled. Each epoch is a permutation
-fixed by (seed, epoch): every row occurs once, and a position in training is just two numbers, so a
+fixed by (seed, epoch): every row occurs once, and the number of the step says where a run is, so a
 resumed run gets exactly the batch it would have had. The largest batch is moved to the front of the
 first epoch, so that a run that needs too much memory fails at its start.
 

@@ -157,9 +157,9 @@ def read_examples(records):
 def read_example(record):
     """A Record -> Example, its texts stripped of outer white space; the output may be empty.
 
-    The fields are `instruction`, `output` and perhaps `input`, or `messages`, of which
-    `first_exchange` makes the other two. `name_fields` has given the fields these names. The id is
-    the field `id`, or else the record's number.
+    The fields are `instruction`, `output` and perhaps `input`; or else `messages`, which
+    `first_exchange` turns into an instruction and an output. `name_fields` has given the fields
+    these names. The id is the field `id`, or else the record's number.
 
     Raises DataError, naming the record.
     """

@@ -2,8 +2,8 @@
 
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, and a draw from
 what is left. The draw looks up a uniform number in the cumulative distribution. All numbers of a
-row are drawn before generation starts, from a generator of its own, so neither the other rows of a
-batch nor the device change the text of a row.
+row are drawn before generation starts, from a generator of its own, so in float32 the text of a row
+does not depend on the other rows of its batch.
 
 Shapes: B rows, V ids.
 Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Keskar et al. 2019, section 4.1

@@ -5,9 +5,9 @@ val that keeps the best weights, and now and then a saved state. Read `Trainer.t
 is the whole of a step. Signals and the progress line are in progress.py, the state's file is in
 state.py.
 
-A loss is a sum over targets until the end. It is divided once, by the number of targets in all
-micro-batches of all processes. So, dropout aside, neither the micro-batch size nor the number of
-processes changes the gradient.
+A loss is a sum over targets. Whatever part of the batch it comes from, it is divided by one number:
+the targets in all micro-batches of all processes. So, dropout aside, neither the micro-batch size
+nor the number of processes changes the gradient.
 
 Source: nanoGPT's train.py for the order of a step; torch.amp's documentation for the scaler.
 
