@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gptft.config import IGNORED
 from gptft.model import GPT2
-from gptft.speed import IGNORED
 
 
 class GPT2Classifier(nn.Module):

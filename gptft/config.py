@@ -30,6 +30,7 @@ SHAPES = {
     "1558M": dict(n_layer=48, n_head=25, n_embd=1600),
     "mini": dict(n_layer=6, n_head=3, n_embd=192, n_positions=512),
 }
+IGNORED = -100  # a label or target from which nothing is learned, as in F.cross_entropy
 BUNDLED = Path(__file__).parent / "assets" / "mini"  # the pretrained weights of "mini"
 
 

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-IGNORED = -100  # target of a position at which nothing is learned, as in F.cross_entropy
+from gptft.config import IGNORED
+
 WIDTH = 64  # the head is padded to a multiple of it: no fast kernel has 50,257 columns
 CHUNK = {"cpu": 1024, "cuda": 2048}  # positions whose logits exist at the same time
 SOFTMAX_ROWS = 64  # on a CPU: as many rows of logits, in float32, fit in its cache

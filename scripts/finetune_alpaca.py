@@ -15,10 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptft import distributed
 from gptft.checkpoints.folders import load_model
-from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
+from gptft.config import IGNORED, FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, language_model_batch
 from gptft.data.instructions import (
-    IGNORED,
     TEMPLATES,
     InstructionDataset,
     load_instructions,
@@ -129,7 +128,7 @@ def main(argv):
         n_prompts = 200 if batches.n_steps >= 10 else 0
     evaluated = []
     for name in ("tuned", "base"):
-        print(f"evaluating the {name} model, with {n_prompts} --test-prompts", flush=True)
+        print(f"evaluating the {name} model ({n_prompts} --test-prompts)", flush=True)
         model = load_model(run.folder)
         if name == "base":
             model, _ = initial_instructed(options, options.template)

@@ -1,7 +1,7 @@
 """Pretrain GPT-2 on plain texts, from random weights or from a model.
 
 Joins the training documents to one stream of tokens, keeps the weights with the lowest loss on the
-documents of val, and reports loss and perplexity, a token, and bits a byte, also on test. No
+documents of val, and reports loss and perplexity per token and bits per byte, also on test. No
 document of val or test is trained on.
 """
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from toy_run import OPTIONS
 
 from gptft import GPT2, GPT2Classifier, GPT2Config, Tokenizer, load_model
-from gptft.config import TrainOptions
 from gptft.data.batches import TrainBatches, classifier_batch
 from gptft.data.classification import IMDbDataset, load_reviews
 from gptft.errors import Interrupted
@@ -36,20 +36,8 @@ def on_cuda(precision, compile=False):
 
 
 def options(tmp_path, **changes):
-    values = dict(
-        epochs=1,
-        max_steps=12,
-        batch_size=8,
-        micro_batch_size=4,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        dropout=0.0,
-        max_length=64,
-        eval_every=6,
-        log_every=1,
-        out=str(tmp_path),
-    )
-    return TrainOptions(**values | changes)
+    few = dict(epochs=1, max_steps=12, micro_batch_size=4, learning_rate=1e-3, max_length=64)
+    return dataclasses.replace(OPTIONS, eval_every=6, out=str(tmp_path), **few | changes)
 
 
 def close(found, wanted, precision):

@@ -22,8 +22,8 @@ from toy_run import (
 )
 
 from gptft.checkpoints.folders import load_model
+from gptft.config import IGNORED
 from gptft.errors import UserError
-from gptft.speed import IGNORED
 from gptft.training.devices import choose_device
 
 

@@ -16,12 +16,11 @@ import torch
 from gptft import distributed
 from gptft.checkpoints.safetensors import read_safetensors
 from gptft.classifier import GPT2Classifier
-from gptft.config import GPT2Config, TrainOptions
+from gptft.config import IGNORED, GPT2Config, TrainOptions
 from gptft.data.batches import TrainBatches, classifier_batch, language_model_batch
 from gptft.evaluation.classification import log_probabilities
 from gptft.evaluation.metrics import classification_metrics
 from gptft.model import GPT2
-from gptft.speed import IGNORED
 from gptft.training.devices import Device
 from gptft.training.loop import Trainer, fit
 from gptft.training.run_folder import Run, open_run

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gptft import distributed
-from gptft.speed import IGNORED
+from gptft.config import IGNORED
 
 # Padded lengths. Each new shape of a batch costs a compiled model a compilation.
 BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))

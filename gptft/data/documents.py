@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gptft.config import IGNORED
 from gptft.data.batches import Batch, TrainBatches
 from gptft.data.records import label_field, read_records, text_field
 from gptft.data.sources import load_splits
 from gptft.errors import DataError
-from gptft.speed import IGNORED
 
 
 def load_documents(data, seed):

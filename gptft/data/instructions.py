@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptft.config import IGNORED
 from gptft.data.records import field, ids_of, text_field
 from gptft.data.sources import first_exchange, load_splits
 from gptft.errors import DataError
 
-IGNORED = -100  # as in speed.py; defined here, so that preparing data does not load torch
 WANTED = ("messages", "instruction", "input", "output")  # fields; see `name_fields`
 
 

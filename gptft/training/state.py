@@ -52,7 +52,7 @@ def _write(state, file):
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch hides what the disk said
+        if isinstance(error.__context__, OSError):  # torch hides the error of the disk
             raise error.__context__ from error
         raise
 
