@@ -14,27 +14,22 @@ Next on the evening's path: data/classification.py.
 
 import hashlib
 import os
-import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
+from gptft.data.long_blanks import LONG_TEXT, encode_long
 from gptft.errors import CheckpointError
 
 VOCAB_SIZE = 50257
 VOCAB_BPE = Path(__file__).parents[1] / "assets" / "vocab.bpe"
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
-# Contractions; a run of letters, of digits or of other characters, each with at most one space
-# before it; white space.
+# Each alternative is one kind of word: the end of a contraction; letters, digits or other
+# characters, with the space before them if there is one; white space.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-# tiktoken's regular expressions abort the process on a run of about a million blanks. A run of this
-# many is encoded apart, as the one piece that it is.
-LONG_RUN = 100_000  # characters
-BLANK = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # tiktoken's \s
-LONG_BLANKS = re.compile(rf"(?<!{BLANK}){BLANK}{{{LONG_RUN},}}(?={BLANK}|$)")
 
 
 class Tokenizer:
@@ -55,34 +50,25 @@ class Tokenizer:
         names = ["<|endoftext|>", *special_tokens]
         self.special = {name: self.eot + i for i, name in enumerate(names)}
         alphabet = byte_alphabet()
-        ranks = {}
+        self._ranks = {}
         for token, id in read_vocabulary().items():
-            ranks[bytes(alphabet[character] for character in token)] = id
+            content = bytes(alphabet[character] for character in token)
+            self._ranks[content] = id
         self._encoding = tiktoken.Encoding(
-            "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=self.special
-        )
-        self._one_piece = tiktoken.Encoding(
-            "gpt2", pat_str="(?s:.+)", mergeable_ranks=ranks, special_tokens={}
+            "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=self._ranks, special_tokens=self.special
         )
 
     def encode(self, text):
         """str -> list[int], each id below 50256."""
-        ids = []
-        start = 0
-        for run in LONG_BLANKS.finditer(text) if len(text) >= LONG_RUN else ():
-            ids += self._encoding.encode_ordinary(text[start : run.start()])
-            ids += self._one_piece.encode_ordinary(run[0])
-            start = run.end()
-        return ids + self._encoding.encode_ordinary(text[start:])
+        if len(text) >= LONG_TEXT:
+            return encode_long(text, self._encoding, self._ranks)
+        return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts):
         """list[str] -> list of (n,) uint16 arrays, encoded on all cores."""
-        short = [text if len(text) < LONG_RUN else "" for text in texts]
-        encoded = self._encoding.encode_ordinary_batch(short, num_threads=os.cpu_count() or 1)
-        for i, text in enumerate(texts):
-            if len(text) >= LONG_RUN:
-                encoded[i] = self.encode(text)
-        return [np.array(ids, dtype=np.uint16) for ids in encoded]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            encoded = pool.map(self.encode, texts)
+            return [np.array(ids, dtype=np.uint16) for ids in encoded]
 
     def decode(self, ids):
         """list[int] -> str. Bytes that are not UTF-8 (half a character) become U+FFFD."""
