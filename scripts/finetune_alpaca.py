@@ -29,7 +29,7 @@ from gptft.evaluation.language_model import instruction_loss
 from gptft.report.page import write_page
 from gptft.report.tables import results_text
 from gptft.training.loop import fit
-from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_instructed
+from gptft.training.start import begin, facts, initial_instructed, limit_length, set_trainable
 
 DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
     "mini": (3, 8, 5e-4, 0.1, 0.1, 512),
@@ -83,8 +83,8 @@ def main(argv):
     # ---------------------------------------------------------------- model
     model, description = initial_instructed(options, options.template)
     options = dataclasses.replace(options, template=model.template)
-    options = fit_length(options, given, model.config.n_positions)
-    trained_part = choose_trainable(model, options)
+    options = limit_length(options, given, model.config.n_positions)
+    set_trainable(model, options)
     tokenizer = Tokenizer(model.special_tokens)
 
     def dataset(examples, loss="response"):
@@ -108,7 +108,6 @@ def main(argv):
     notes = [
         *(f"{split}: {note}" for split, note in cut.items() if note),
         f"model: {description}",
-        trained_part,
         f"template: {options.template}, learned: {options.loss}",
     ]
     examples = sum(instructions.splits.values(), [])

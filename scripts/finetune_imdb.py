@@ -29,7 +29,7 @@ from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page
 from gptft.report.tables import paired_test, results_text, split_rows, text_table
 from gptft.training.loop import fit
-from gptft.training.start import begin, choose_trainable, facts, fit_length, initial_classifier
+from gptft.training.start import begin, facts, initial_classifier, limit_length, set_trainable
 
 DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
     "mini": (4, 16, 3e-4, 0.1, 0.2, 256),
@@ -59,6 +59,7 @@ class Options(FinetuneOptions):
 @command
 def main(argv):
     prog = "scripts/finetune_imdb.py"
+    # In `given`, a flag that was not given is None. DEFAULTS fills these in for the kind of model.
     given = parse_options(Options, argv, prog, __doc__, describe_defaults(DEFAULTS))
     options = given.complete(DEFAULTS)
     distributed.setup(options.device)
@@ -68,9 +69,12 @@ def main(argv):
     tokenizer = Tokenizer()
 
     # ---------------------------------------------------------------- model
+    # GPT-2 with one logit for each class: pretrained weights, or random ones if asked for.
     model, description = initial_classifier(options, reviews.classes)
-    trained_part = choose_trainable(model, options)
-    options = fit_length(options, given, model.config.n_positions)
+    # With --train lora or head, all other weights are frozen.
+    set_trainable(model, options)
+    # A default length is lowered to what the model can read, so it is known only here.
+    options = limit_length(options, given, model.config.n_positions)
     datasets = {
         split: IMDbDataset(rows, tokenizer, options.max_length, options.truncate)
         for split, rows in reviews.splits.items()
@@ -80,9 +84,10 @@ def main(argv):
     # ---------------------------------------------------------------- training
     if options.is_trial:
         print(REAL_RUN)
-    notes = [f"model: {description}", trained_part]
-    # A resumed run must have the same texts.
+    # A resumed run must have the same texts: their checksums are saved with it.
     texts = [f"{row.label} {row.text}" for rows in reviews.splits.values() for row in rows]
+    # Moves the model to the device, makes the run folder and prints the first lines.
+    notes = [f"model: {description}"]
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
     batch_size = distributed.rows_per_process(options)
 

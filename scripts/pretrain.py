@@ -28,7 +28,7 @@ from gptft.generation.decoding import generate
 from gptft.report.page import write_page
 from gptft.report.tables import results_text
 from gptft.training.loop import fit
-from gptft.training.start import begin, facts, fit_length, initial_language_model
+from gptft.training.start import begin, facts, initial_language_model, limit_length
 
 DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
     "mini": (1, 8, 5e-4, 0.1, 0.0, 512),
@@ -68,16 +68,15 @@ def main(argv):
 
     # ---------------------------------------------------------------- model
     model, description = initial_language_model(options)
-    options = fit_length(options, given, model.config.n_positions)
+    options = limit_length(options, given, model.config.n_positions)
     batches = WindowBatches(Windows(stream, options.max_length), options)
-    n_parameters = sum(p.numel() for p in model.parameters())
 
     # ---------------------------------------------------------------- training
     if options.is_trial:
         print(REAL_RUN)
     notes = [
         f"{len(stream):,} tokens to train on",
-        f"model: {description}, {n_parameters:,} parameters",
+        f"model: {description}",
     ]
     texts = sum(documents.splits.values(), [])
     device, run = begin(prog, argv, options, model, batches, documents, texts, notes)

@@ -173,8 +173,8 @@ FAULTS = [
     Fault(
         "every evaluation counts as the best",
         "gptft/training/loop.py",
-        "score(metrics) > score(position.best)",
-        "score(metrics)",
+        "quality(metrics) > quality(position.best)",
+        "quality(metrics)",
         "test_loop",
     ),
     Fault(

@@ -78,7 +78,7 @@ def test_micro_batches_are_a_partition_of_the_step(dataset):
     assert whole.steps_per_epoch == 5 and whole.n_steps == 10
     assert batches(max_steps=7).n_steps == 7
     for i in range(5):
-        [one], several = whole.step(1, i), parts.step(1, i)
+        [one], several = whole.micro_batches(1, i), parts.micro_batches(1, i)
         rows = [batch.rows.tolist() for batch in several]
         assert sum(rows, []) == one.rows.tolist() and max(map(len, rows)) <= 3
 
@@ -87,7 +87,7 @@ def test_a_process_without_rows_learns_nothing(dataset, monkeypatch):
     monkeypatch.setattr("gptft.distributed.rank", lambda: 2)
     monkeypatch.setattr("gptft.distributed.world_size", lambda: 3)
     options = TrainOptions(epochs=1, batch_size=2)
-    [batch] = TrainBatches(dataset, classifier_batch, options).step(0, 0)
+    [batch] = TrainBatches(dataset, classifier_batch, options).micro_batches(0, 0)
     assert batch.targets.tolist() == [-100] and batch.n == batch.n_tokens == 0
 
 

@@ -93,7 +93,7 @@ def epoch_of(batches, epoch):
     """The (token, target) pairs that an epoch learns, and its windows as tuples."""
     pairs, windows = [], []
     for i in range(batches.steps_per_epoch):
-        for batch in batches.step(epoch, i):
+        for batch in batches.micro_batches(epoch, i):
             [token_ids] = batch.inputs
             learned = batch.targets != -100
             pairs += zip(token_ids[learned].tolist(), batch.targets[learned].tolist())
@@ -119,8 +119,8 @@ def test_an_epoch_learns_each_token_once(N, T, batch_size, micro):
     assert epoch_of(WindowBatches(Windows(stream, T), other), 0)[1] != epochs[0][1]
     # A resumed run asks for a step in the middle.
     last = batches.steps_per_epoch - 1
-    resumed = WindowBatches(Windows(stream, T), options).step(1, last)[0]
-    assert torch.equal(resumed.inputs[0], batches.step(1, last)[0].inputs[0])
+    resumed = WindowBatches(Windows(stream, T), options).micro_batches(1, last)[0]
+    assert torch.equal(resumed.inputs[0], batches.micro_batches(1, last)[0].inputs[0])
 
 
 def test_windows_are_shuffled():

@@ -51,7 +51,7 @@ def test_own_data_is_learned_and_reported(tmp_path, data, capsys):
 
 def test_trial_run_on_the_sample(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gptft.training.start.BUNDLED", save_base(tmp_path / "base"))
-    monkeypatch.setattr("gptft.training.loop.score", lambda metrics: 0)  # the first is the best
+    monkeypatch.setattr("gptft.training.loop.quality", lambda metrics: 0)  # the first is the best
     out = tmp_path / "run"
     flags = dict(max_steps=2, eval_every=1, max_length=32, precision="fp32")
     assert run(pretrain, **flags, out=out) == 0

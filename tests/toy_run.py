@@ -79,9 +79,9 @@ class ToyBatches(TrainBatches):
         super().__init__(data, data.collate, options)
         self.on_step = on_step
 
-    def step(self, epoch, i):
+    def micro_batches(self, epoch, i):
         self.on_step(epoch * self.steps_per_epoch + i + 1)
-        return super().step(epoch, i)
+        return super().micro_batches(epoch, i)
 
 
 def toy_model(kind="class", dropout=0.0, seed=0, gain=1.0):

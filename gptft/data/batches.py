@@ -150,7 +150,7 @@ class TrainBatches:
             self._epoch = epoch
         return self._batches[i]
 
-    def step(self, epoch, i):
+    def micro_batches(self, epoch, i):
         """This process's micro-batches of step i of an epoch: list[Batch], at least one."""
         rows = self.rows(epoch, i)
         own = rows[distributed.rank() :: distributed.world_size()]

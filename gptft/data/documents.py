@@ -131,9 +131,9 @@ class WindowBatches(TrainBatches):
     def __init__(self, windows, options):
         super().__init__(windows, window_batch, options)
 
-    def step(self, epoch, i):
-        """As `TrainBatches.step`."""
+    def micro_batches(self, epoch, i):
+        """As `TrainBatches.micro_batches`."""
         windows = self.dataset
         rng = np.random.default_rng((self.options.seed, epoch, 1))
         windows.start = int(rng.integers(len(windows.stream)))
-        return super().step(epoch, i)
+        return super().micro_batches(epoch, i)

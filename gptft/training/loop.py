@@ -116,7 +116,7 @@ class Trainer:
 
         # 1) this process's share of the batch, and what the mean loss is a mean over
         epoch, i = divmod(position.step, self.batches.steps_per_epoch)
-        micro_batches = self.batches.step(epoch, i)
+        micro_batches = self.batches.micro_batches(epoch, i)
         counts = [[batch.n, batch.n_tokens] for batch in micro_batches]
         n, n_tokens = distributed.sum_over_processes(torch.tensor(counts).sum(0)).tolist()
 
@@ -198,7 +198,7 @@ class Trainer:
                 f"the loss on val is {metrics['loss']} at step {position.step}, "
                 f"{self.run.folder}; start again with --overwrite and a lower --learning-rate"
             )
-        is_best = not position.best or score(metrics) > score(position.best)
+        is_best = not position.best or quality(metrics) > quality(position.best)
         position.evaluations_since_best += 1
         if is_best:
             position.best, position.best_step = metrics, position.step
@@ -211,6 +211,6 @@ class Trainer:
             self.progress.evaluated(position.step, metrics, seconds, is_best)
 
 
-def score(metrics):
+def quality(metrics):
     """A tuple that is larger for a better evaluation."""
     return metrics.get("accuracy", 0.0), -metrics["loss"]

@@ -154,13 +154,12 @@ def add_special_tokens(model, names):
     model.special_tokens = names
 
 
-def choose_trainable(model, options):
-    """Freeze what --train leaves out, or add adapters, in place -> a line that describes it.
+def set_trainable(model, options):
+    """Freeze what --train leaves out, or add adapters, in place.
 
     Raises UserError for a combination that can't be trained.
     """
     body = getattr(model, "transformer", model)
-    n_all = sum(p.numel() for p in model.parameters())
     if options.train == "lora":
         if not options.pretrained:
             raise UserError(
@@ -183,15 +182,12 @@ def choose_trainable(model, options):
             f"--train {options.train} would leave new special tokens untrained, "
             f"--template {body.template}; use another --template, or --train full"
         )
-    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    megabytes = f"{8 * n / 1e6:,.1f} MB of optimizer state"
-    return f"trained: {options.train}, {n:,} of {n_all:,} parameters, {megabytes}"
 
 
 # ---------------------------------------------------------------- the run
 
 
-def fit_length(options, given, n_positions):
+def limit_length(options, given, n_positions):
     """Lower a default max_length to what the model can read.
 
     options: TrainOptions, complete; given: the same before the defaults were filled in.
@@ -233,8 +229,19 @@ def begin(script, argv, options, model, batches, data, texts, notes):
             run = open_run(options.out, command, settings, options.resume, options.overwrite)
     run.texts = [zlib.crc32(text.encode("utf-8", "backslashreplace")) for text in texts]
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
-    lines = [*data.notes, f"data: {data.name}: {counts}", *notes, f"device: {device.reason}"]
-    print(*lines, options.describe(), f"run folder: {run.folder}", sep="\n", flush=True)
+    n_all = sum(p.numel() for p in model.parameters())
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    memory = f"{8 * n / 1e6:,.1f} MB of optimizer state"
+    lines = [
+        *data.notes,
+        f"data: {data.name}: {counts}",
+        *notes,
+        f"trained: {n:,} of {n_all:,} parameters, {memory}",
+        f"device: {device.reason}",
+        options.describe(),
+        f"run folder: {run.folder}",
+    ]
+    print(*lines, sep="\n", flush=True)
     return device, run
 
 
