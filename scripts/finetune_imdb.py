@@ -47,7 +47,7 @@ class Options(FinetuneOptions):
     data: str = option(
         "sample",
         "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
-        "file of yours (perhaps .gz)",
+        "file of yours, which may be compressed (.gz)",
     )
     columns: str = option(None, COLUMNS_HELP)
     truncate: str = option(

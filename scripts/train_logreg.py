@@ -33,7 +33,7 @@ class Options:
     data: str = option(
         "sample",
         "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
-        "file of yours (perhaps .gz)",
+        "file of yours, which may be compressed (.gz)",
     )
     columns: str = option(None, COLUMNS_HELP)
     features: str = option("nbsvm", "of a text", choices=("nbsvm", "unigram"))

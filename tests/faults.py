@@ -246,8 +246,8 @@ FAULTS = [
     Fault(
         "generation goes on after end-of-text",
         "gptft/generation/decoding.py",
-        "if id == eos_id:",
-        "if id is None:",
+        "ended[k] = id == eos_id",
+        "ended[k] = id is None",
         "test_decoding",
     ),
     Fault(

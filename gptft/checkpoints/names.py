@@ -64,8 +64,9 @@ def openai_names(n_layer):
 def from_openai(variables, config, source):
     """Rename and transpose OpenAI's variables: dict of np.ndarray -> dict of tensors by our names.
 
-    The tensors view the arrays. Raises CheckpointError, naming `source` and listing the tensors
-    that are missing, unknown or of another shape.
+    Without the 1 of a convolution, matrices are as Hugging Face stores them, and `from_huggingface`
+    does the rest. The tensors view the arrays. Raises CheckpointError, naming `source` and listing
+    the tensors that are missing, unknown or of another shape.
     """
     ours = {openai: name for name, openai in openai_names(config.n_layer).items()}
     tensors = {}
@@ -74,7 +75,7 @@ def from_openai(variables, config, source):
         tensors[name] = torch.from_numpy(array)
         if name.endswith(TRANSPOSED):
             tensors[name] = tensors[name].squeeze(0)  # [1, in, out] -> [in, out]
-    return from_huggingface(tensors, config, source)  # which has this layout, too
+    return from_huggingface(tensors, config, source)  # transposes
 
 
 def from_huggingface(tensors, config, source, is_classifier=False):

@@ -228,6 +228,7 @@ class InstructionDataset:
             if n_prompt < limit:
                 self.examples.append(example)
                 self.n_prompt.append(n_prompt)
+                # An empty list among arrays has made the ids floats, without a loss.
                 self.token_ids.append(token_ids[:limit].astype(np.uint16))
                 self.n_cut += len(token_ids) > limit
         if not self.examples:

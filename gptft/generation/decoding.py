@@ -114,7 +114,7 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
 
 
 def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
-    """`decode` for one batch; `rows` are the numbers of its prompts."""
+    """`decode` for one batch. `rows` has the number of each row's prompt, as the caller counts."""
     # 1) Prefill: read all prompts at once, padded on the left so that they end at the same slot.
     device = model.wte.weight.device
     T = max(map(len, prompts))
@@ -126,27 +126,26 @@ def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
     hidden = model.hidden_states(token_ids, cache)  # (B, T, C)
     logits = model.logits(hidden[:, -1])  # (B, V)
     next_logits = recorded_step(model, cache) if device.type == "cuda" else plain_step(model, cache)
+    ended = [False] * len(rows)
 
     for n in range(1, max_new_tokens + 1):
         # 2) Choose one id for each row.
         ids = sampler(logits[:, :n_ids].float())  # (B,)
 
         # 3) Hand them out; a row that has ended takes no more.
-        going_on = []
         for k, id in enumerate(ids.tolist()):
-            if rows[k] is not None:
+            if not ended[k]:
                 yield rows[k], id
-                if id == eos_id:
-                    rows[k] = None
-            if rows[k] is not None:
-                going_on.append(k)
-        if not going_on or n == max_new_tokens:
+                ended[k] = id == eos_id
+        if all(ended) or n == max_new_tokens:
             return
 
         # 4) Rows that have ended leave the batch, so that the others get faster. On a GPU they
         #    stay, because a recorded step has a fixed shape.
-        if len(going_on) < len(rows) and device.type == "cpu":
+        if any(ended) and device.type == "cpu":
+            going_on = [k for k in range(len(rows)) if not ended[k]]
             rows = [rows[k] for k in going_on]
+            ended = [False] * len(rows)
             ids = ids[going_on]
             sampler.select(going_on)
             cache.select(going_on)

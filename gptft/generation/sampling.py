@@ -118,7 +118,8 @@ def draw(logits, uniforms, sampling):
             probs, ids = probs.topk(top_p_candidates(probs, top_p))
         # Drop an id if the more likely ones reach p without it.
         probs = probs * (probs.cumsum(dim=-1) - probs < top_p)
-    # Where does the uniform number fall in the cumulative distribution?
+    # Where does the uniform number fall in the cumulative distribution? Not behind its end: a
+    # float32 from [0, 1) is at most 1 - 2**-24, and the rounded product is below the last sum.
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True)  # never an id of probability 0
