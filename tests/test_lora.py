@@ -23,7 +23,7 @@ from gptft.lora import TARGETS, LoRALinear, adapters, add_adapters, merged_state
 from gptft.model import GPT2
 from gptft.training.devices import Device
 from gptft.training.optimizer import build_optimizer
-from gptft.training.start import choose_trainable
+from gptft.training.start import set_trainable
 from scripts import finetune_imdb
 
 C, L = 12, 2  # width and blocks of the fixtures' model
@@ -173,7 +173,7 @@ def test_openais_sizes_have_their_hugging_face_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_model(GPT2(SMALL), tmp_path / "checkpoints" / "124M")
     model = load_model("checkpoints/124M")
-    choose_trainable(model, FinetuneOptions(model="124M", train="lora"))
+    set_trainable(model, FinetuneOptions(model="124M", train="lora"))
     save_model(model, tmp_path / "run")
     config = read(tmp_path / "run/adapter/adapter_config.json")
     assert config["base_model_name_or_path"] == "gpt2"
