@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data_prep.download import download, file_digest
 from data_prep.folder import check_absent, write_folder
-from gptft.data.instructions import WANTED, read_examples
+from gptft.data.examples import WANTED, read_examples
 from gptft.data.records import read_records
 from gptft.data.sources import name_fields, split_seeded
 from gptft.errors import DataError, Parser, command

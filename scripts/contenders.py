@@ -17,7 +17,7 @@ import torch
 from gptft.checkpoints.folders import save_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import PRECISIONS, SHAPES, GPT2Config, TrainOptions, option
-from gptft.data.classification import load_reviews
+from gptft.data.examples import load_reviews
 from gptft.data.tokenizer import Tokenizer
 from gptft.generation.decoding import generate
 from gptft.lora import add_adapters

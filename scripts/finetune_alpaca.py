@@ -17,11 +17,8 @@ from gptft import distributed
 from gptft.checkpoints.folders import load_model
 from gptft.config import IGNORED, FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, language_model_batch
-from gptft.data.instructions import (
-    TEMPLATES,
-    InstructionDataset,
-    load_instructions,
-)
+from gptft.data.examples import load_instructions
+from gptft.data.instructions import TEMPLATES, InstructionDataset
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import command
 from gptft.evaluation.instructions import evaluate_instructions

@@ -20,7 +20,8 @@ from gptft.baseline.logistic_regression import train_baseline
 from gptft.checkpoints.folders import load_model
 from gptft.config import FinetuneOptions, describe_defaults, option, parse_options
 from gptft.data.batches import TrainBatches, classifier_batch
-from gptft.data.classification import COLUMNS_HELP, TRUNCATE, IMDbDataset, load_reviews
+from gptft.data.classification import TRUNCATE, IMDbDataset
+from gptft.data.examples import COLUMNS_HELP, load_reviews
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import command
 from gptft.evaluation.classification import explain, log_probabilities

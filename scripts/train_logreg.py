@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptft.baseline.logistic_regression import train_baseline
 from gptft.config import option, parse_options
-from gptft.data.classification import COLUMNS_HELP, load_reviews
+from gptft.data.examples import COLUMNS_HELP, load_reviews
 from gptft.errors import command, write_atomic
 from gptft.evaluation.predictions import example_rows, prediction_rows
 from gptft.report.page import write_page

@@ -129,9 +129,8 @@ def baseline(features):
 
 def splits():
     """The row ids of every split of the bundled texts and of the small files."""
-    from gptft.data.classification import load_reviews
     from gptft.data.documents import load_documents
-    from gptft.data.instructions import load_instructions
+    from gptft.data.examples import load_instructions, load_reviews
 
     def ids(source):
         return {split: [row.id for row in rows] for split, rows in source.splits.items()}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from script_runs import write_rows
 
-from gptft.data.classification import IMDbDataset, Review, load_reviews
+from gptft.data.classification import IMDbDataset, Review
+from gptft.data.examples import load_reviews
 from gptft.errors import DataError
 from gptft.predict import read_texts
 

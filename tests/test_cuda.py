@@ -14,7 +14,8 @@ from toy_run import OPTIONS
 
 from gptft import GPT2, GPT2Classifier, GPT2Config, Tokenizer, load_model
 from gptft.data.batches import TrainBatches, classifier_batch
-from gptft.data.classification import IMDbDataset, load_reviews
+from gptft.data.classification import IMDbDataset
+from gptft.data.examples import load_reviews
 from gptft.errors import Interrupted
 from gptft.evaluation.classification import log_probabilities
 from gptft.generation import decoding

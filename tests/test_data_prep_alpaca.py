@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from data_prep import alpaca
-from gptft.data.instructions import Example, load_instructions
+from gptft.data.examples import load_instructions
+from gptft.data.instructions import Example
 
 RECORDS = [
     {"instruction": f"Say {i}.", "input": f"in {i}" if i % 2 else "", "output": f"It is {i}."}

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from data_prep import imdb
-from gptft.data.classification import load_reviews
+from gptft.data.examples import load_reviews
 
 COUNTS = {"train/neg": 10, "train/pos": 10, "test/neg": 10, "test/pos": 10, "train/unsup": 20}
 STARS = {"neg": 2, "pos": 9, "unsup": 0}

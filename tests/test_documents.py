@@ -9,7 +9,6 @@ import torch
 from script_runs import write_rows
 
 from gptft.config import TrainOptions
-from gptft.data.classification import load_reviews
 from gptft.data.documents import (
     WindowBatches,
     Windows,
@@ -18,6 +17,7 @@ from gptft.data.documents import (
     sample_documents,
     window_batch,
 )
+from gptft.data.examples import load_reviews
 
 # ---------------------------------------------------------------- reading
 

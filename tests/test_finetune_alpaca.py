@@ -6,7 +6,8 @@ import pytest
 from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_rows
 
 from gptft import load_model
-from gptft.data.instructions import TEMPLATES, load_instructions
+from gptft.data.examples import load_instructions
+from gptft.data.instructions import TEMPLATES
 from gptft.evaluation.tasks import load_tasks
 from scripts import finetune_alpaca
 

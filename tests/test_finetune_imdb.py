@@ -8,7 +8,7 @@ import torch
 from script_runs import RESULT_KEYS, TINY, changed_names, read, run, save_base, write_films
 
 from gptft import GPT2Classifier, Tokenizer, load_model
-from gptft.data.classification import load_reviews
+from gptft.data.examples import load_reviews
 from gptft.evaluation.metrics import classification_metrics
 from gptft.report.page import write_page
 from scripts import finetune_alpaca, finetune_imdb, pretrain

@@ -30,8 +30,7 @@ from toy_run import OPTIONS, ToyTexts, toy_model, toy_trainer
 
 from data_prep import imdb
 from gptft.checkpoints.folders import load_model
-from gptft.data.classification import load_reviews
-from gptft.data.instructions import load_instructions
+from gptft.data.examples import load_instructions, load_reviews
 from gptft.data.records import read_records
 from gptft.errors import UserError
 from gptft.evaluation.tasks import load_tasks

@@ -14,7 +14,8 @@ from toy_run import FP32
 
 from gptft import GPT2, Example, GPT2Config, InstructionDataset, Tokenizer
 from gptft.data.batches import language_model_batch
-from gptft.data.instructions import TEMPLATES, load_instructions
+from gptft.data.examples import load_instructions
+from gptft.data.instructions import TEMPLATES
 from gptft.evaluation.instructions import (
     Response,
     ends_in_loop,

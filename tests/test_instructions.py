@@ -6,7 +6,8 @@ import pytest
 from script_runs import write_rows
 
 from gptft.data.batches import language_model_batch
-from gptft.data.instructions import TEMPLATES, Example, InstructionDataset, load_instructions
+from gptft.data.examples import load_instructions
+from gptft.data.instructions import TEMPLATES, Example, InstructionDataset
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError
 

@@ -5,7 +5,7 @@ response, up to the end-of-text token. Training, evaluation and generation use t
 
 Prompt and response are encoded apart and joined as ids. Encoded as one text, a merge could cross
 the border between them, and training would ask for other tokens than generation can produce after
-the prompt.
+the prompt. Reading examples from files is the work of examples.py.
 
 Source: Taori et al. 2023, "Stanford Alpaca", `train.py` (wording, labels on the response only);
 Wang et al. 2022, "Self-Instruct" (instruction, input, output).
@@ -18,12 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gptft.config import IGNORED
-from gptft.data.records import field, ids_of, text_field
-from gptft.data.sources import first_exchange, load_splits
 from gptft.errors import DataError
-
-WANTED = ("messages", "instruction", "input", "output")  # fields; see `name_fields`
-
 
 # ---------------------------------------------------------------- prompts
 
@@ -108,79 +103,6 @@ class Example(NamedTuple):
     output: str
 
 
-def load_instructions(source="sample", seed=0):
-    """Read instructions -> Source, whose splits are lists of Example.
-
-    Args:
-        source: what `--data` names: "sample", a folder, or a file. Records have the fields that
-            `read_example` describes. Records without an output are left out, with a note.
-        seed: int, of the split, if the source has none. Equal instructions stay on one side; if
-            they are too few to split, equal instructions with equal inputs do.
-
-    Raises DataError.
-    """
-
-    def instruction_of(record):
-        return read_example(record).instruction
-
-    def prompt_of(record):
-        return "\n".join(read_example(record)[1:3])
-
-    keys = [instruction_of, prompt_of]
-    found = load_splits(source, "instructions.jsonl", seed, keys, wanted=WANTED)
-    splits, notes = {}, found.notes
-    for split, records in found.splits.items():
-        examples, more = read_examples(records)
-        notes += [f"{split}: {note}" for note in more]
-        splits[split] = [example for example in examples if example.output]
-        n_empty = len(examples) - len(splits[split])
-        if n_empty:
-            notes.append(f"{split}: left out {n_empty:,} records whose output is empty")
-        if not splits[split]:
-            hint = "add examples with a response"
-            raise DataError(f"every output of {split} is empty, {records[0].path}; {hint}")
-    return found._replace(splits=splits)
-
-
-def read_examples(records):
-    """The records of a split -> (list[Example], list of notes).
-
-    Raises DataError, also for an id that occurs twice.
-    """
-    ids_of(records)
-    examples = [read_example(record) for record in records]
-    n_long = sum(len(record.fields.get("messages", [])) > 3 for record in records)
-    notes = [f"{n_long:,} conversations have further turns, which are ignored"] if n_long else []
-    return examples, notes
-
-
-def read_example(record):
-    """A Record -> Example, its texts stripped of outer white space; the output may be empty.
-
-    The fields are `instruction`, `output` and perhaps `input`; or else `messages`, which
-    `first_exchange` turns into an instruction and an output. `name_fields` has given the fields
-    these names. The id is the field `id`, or else the record's number.
-
-    Raises DataError, naming the record.
-    """
-    if "messages" in record.fields:
-        record = first_exchange(record)
-    return Example(
-        record.fields.get("id", record.number),
-        text_field(record, "instruction").strip(),
-        _optional_text(record, "input") if "input" in record.fields else "",
-        _optional_text(record, "output"),
-    )
-
-
-def _optional_text(record, name):
-    """As `text_field`, but "" for a field that is null or blank."""
-    value = field(record, name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return ""
-    return text_field(record, name).strip()
-
-
 # ---------------------------------------------------------------- token ids and labels
 
 
@@ -188,10 +110,11 @@ class InstructionDataset:
     """Examples as token ids: `dataset[i]` is (token_ids, labels), two int64 arrays of one length.
 
     token_ids are the prompt, the response and end-of-text. labels are the same ids where something
-    is learned, and -100 elsewhere. They are aligned with token_ids, not shifted:
+    is learned, and -100 elsewhere. They are aligned with token_ids (`language_model_batch` shifts
+    them):
 
-        token_ids   Say hi .  Hi  !   50256
-        labels      -100 -100 -100  Hi  !   50256
+        token_ids   Say   hi    .     Hi    !     50256
+        labels      -100  -100  -100  Hi    !     50256
 
     Args:
         examples: list[Example].
@@ -228,7 +151,7 @@ class InstructionDataset:
             if n_prompt < limit:
                 self.examples.append(example)
                 self.n_prompt.append(n_prompt)
-                # An empty list among arrays has made the ids floats, without a loss.
+                # Where `before` is [], concatenate has made exact floats of the ids.
                 self.token_ids.append(token_ids[:limit].astype(np.uint16))
                 self.n_cut += len(token_ids) > limit
         if not self.examples:
