@@ -2,8 +2,8 @@
 
 `fit` alternates three things until the last step: an optimizer step, now and then an evaluation on
 val that keeps the best weights, and now and then a saved state. Read `Trainer.train_step` first: it
-is the whole of a step. Signals and the progress line are in progress.py, the state's file is in
-state.py.
+is the whole of a step. Signals, the log and the progress line are in progress.py, the state's file
+is in state.py.
 
 A loss is a sum over targets. Whatever part of the batch it comes from, it is divided by one number:
 the targets in all micro-batches of all processes. So, dropout aside, neither the micro-batch size
@@ -28,14 +28,7 @@ from gptft.speed import keep_freed_memory
 from gptft.training import state
 from gptft.training.devices import evaluating
 from gptft.training.optimizer import build_optimizer, learning_rate
-from gptft.training.progress import (
-    Progress,
-    Signals,
-    Step,
-    advice_on_memory,
-    not_finite,
-    read_steps,
-)
+from gptft.training.progress import Progress, Signals, Step, advice_on_memory, report_steps
 
 
 def fit(model, batches, val_metrics, options, device, run, write_page=None):
@@ -59,7 +52,7 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
             trainer.train_step()
             stop = distributed.largest(signals.received)  # all processes stop at the same step
             if trainer.is_due(options.log_every):
-                trainer.log()
+                report_steps(trainer)
             if trainer.is_due(trainer.eval_every):
                 trainer.evaluate()
                 if write_page and distributed.is_main():
@@ -67,8 +60,8 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
                     with contextlib.suppress(OSError, UserError):
                         write_page(run.folder)
             if trainer.is_due(trainer.save_every) or stop:
-                trainer.log()
-                state.save(trainer)
+                report_steps(trainer)
+                state.save(trainer)  # all processes end it together
             if stop:
                 raise Interrupted(f"stopped at step {position.step}; go on with --resume", stop)
     if position.step < batches.n_steps:
@@ -92,13 +85,12 @@ class Trainer:
         self.position = state.Position()
         self.eval_every = options.eval_every or batches.steps_per_epoch
         self.save_every = options.save_every or self.eval_every
-        # Steps whose losses are still on the device: reading each at once would make a GPU wait.
-        self.unread = []
-        self.unread_since = 0.0
+        self.unread = []  # steps that `report_steps` has not read yet
         if device.name == "cpu":
-            keep_freed_memory()
+            keep_freed_memory()  # for the tensors of the next step, which is faster
         self.optimizer = build_optimizer(model, options)
-        self.scaler = device.scaler()
+        self.scaler = device.scaler()  # of the loss; it changes nothing except in fp16
+        # The same weights, as training calls them.
         self.parallel = torch.compile(model) if device.compile else model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
@@ -110,9 +102,8 @@ class Trainer:
 
     def train_step(self):
         """One optimizer step."""
+        began = time.perf_counter()
         position, options = self.position, self.options
-        if not self.unread:
-            self.unread_since = time.perf_counter()
 
         # 1) this process's share of the batch, and what the mean loss is a mean over
         epoch, i = divmod(position.step, self.batches.steps_per_epoch)
@@ -125,19 +116,21 @@ class Trainer:
         loss = torch.zeros((), device=self.device.name)
         for k, batch in enumerate(micro_batches):
             batch = batch.to(self.device.name)
-            # Several processes exchange gradients once a step, in its last backward pass (DDP).
+            # Several processes exchange gradients once a step, in its last backward pass. This is
+            # an attribute of DDP; another module ignores it.
             self.parallel.require_backward_grad_sync = k == len(micro_batches) - 1
             with self.device.autocast():
                 part = self.parallel(*batch.inputs, targets=batch.targets) / max(n, 1)
             # The all-reduce takes the mean over processes; the sum is wanted.
             self.scaler.scale(part * distributed.world_size()).backward()
-            loss += part.detach()
+            loss += part.detach()  # the share of this process
 
         # 3) clip the true gradient, not the one that fp16 has scaled
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
 
-        # 4) update the weights, with the learning rate of this step
+        # 4) update the weights, with the learning rate of this step. If a gradient has overflowed
+        #    in fp16, the scaler leaves the weights alone and lowers its scale.
         rate = learning_rate(position.step, self.batches.n_steps, options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -146,7 +139,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         position.step += 1
-        self.unread.append(Step(position.step, loss, norm, rate, n_tokens))
+        self.unread.append(Step(position.step, began, loss, norm, rate, n_tokens))
 
     def is_done(self):
         """Whether the last step is done, or --patience evaluations in a row were no better."""
@@ -158,37 +151,9 @@ class Trainer:
         """Whether something is due that happens every so many steps, and at the end."""
         return self.is_done() or self.position.step % every == 0
 
-    def log(self):
-        """Read the losses since the last time, stop if one is not finite, and report them."""
-        if not self.unread:
-            return
-        steps, self.unread = read_steps(self.unread), []
-        for step in steps:
-            # Where a gradient overflows in fp16, the scaler skips the step and lowers its scale.
-            norm = 0.0 if self.scaler.is_enabled() else step.grad_norm
-            if not math.isfinite(step.loss + norm):
-                raise not_finite(self, step)
-        seconds = time.perf_counter() - self.unread_since
-        n_tokens = sum(step.n_tokens for step in steps)
-        self.position.seconds += seconds
-        self.position.tokens += n_tokens
-        if distributed.is_main():
-            last = steps[-1]
-            entry = {
-                "step": last.step,
-                "epoch": round((last.step - 1) / self.batches.steps_per_epoch, 4),
-                "loss": sum(step.loss for step in steps) / len(steps),
-                "learning_rate": last.learning_rate,
-                "grad_norm": last.grad_norm,
-                "tokens_per_second": round(n_tokens / seconds, 1),
-                "seconds": round(self.position.seconds, 2),
-            }
-            self.run.log(entry)
-            self.progress.update(entry)
-
     def evaluate(self):
         """Evaluate on val, and keep the weights if they are the best so far."""
-        self.log()
+        report_steps(self)
         began = time.perf_counter()
         with evaluating(self.model, self.device):
             metrics = self.val_metrics(self.model)

@@ -1,11 +1,13 @@
 """What you see while a model trains, and how a run stops.
 
-`Progress` prints one line that renews itself on a terminal, or plain lines into a file. `Signals`
-turns Ctrl-C into a request to stop after the current step. The errors at the end say what to do
-about a loss that is not finite, and about too little memory.
+`report_steps` reads the losses of the latest steps and adds a row to metrics.jsonl. `Progress`
+prints one line that renews itself on a terminal, or plain lines into a file. `Signals` turns Ctrl-C
+into a request to stop after the current step. The errors at the end say what to do about a loss
+that is not finite, and about too little memory.
 """
 
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -52,6 +54,7 @@ class Step(NamedTuple):
     """An optimizer step. Its loss stays on the device: reading it at once would make a GPU wait."""
 
     step: int
+    began: float  # by time.perf_counter
     loss: torch.Tensor
     grad_norm: torch.Tensor
     learning_rate: float
@@ -64,6 +67,38 @@ def read_steps(steps):
     norms = torch.stack([step.grad_norm for step in steps])
     values = zip(steps, losses.tolist(), norms.tolist())
     return [step._replace(loss=loss, grad_norm=norm) for step, loss, norm in values]
+
+
+def report_steps(trainer):
+    """Read the losses since the last time, stop if one is not finite, and report them.
+
+    trainer: a Trainer; its position counts their tokens and seconds.
+    """
+    if not trainer.unread:
+        return
+    steps, trainer.unread = read_steps(trainer.unread), []
+    for step in steps:
+        # Where a gradient overflows in fp16, the scaler skips the step and lowers its scale.
+        norm = 0.0 if trainer.scaler.is_enabled() else step.grad_norm
+        if not math.isfinite(step.loss + norm):
+            raise not_finite(trainer, step)
+    seconds = time.perf_counter() - steps[0].began
+    n_tokens = sum(step.n_tokens for step in steps)
+    trainer.position.seconds += seconds
+    trainer.position.tokens += n_tokens
+    if distributed.is_main():
+        last = steps[-1]
+        entry = {
+            "step": last.step,
+            "epoch": round((last.step - 1) / trainer.batches.steps_per_epoch, 4),
+            "loss": sum(step.loss for step in steps) / len(steps),
+            "learning_rate": last.learning_rate,
+            "grad_norm": last.grad_norm,
+            "tokens_per_second": round(n_tokens / seconds, 1),
+            "seconds": round(trainer.position.seconds, 2),
+        }
+        trainer.run.log(entry)
+        trainer.progress.update(entry)
 
 
 class Progress:
