@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+# Linear and linear are nn.Linear and F.linear, faster for a single vector on a CPU. The plain forms
+# of the other two are in this file.
 from gptft.speed import Linear, attention, linear, linear_cross_entropy
 
 
@@ -61,14 +63,14 @@ class Attention(nn.Module):
         B, T, C = x.shape
         H = self.n_head
         qkv = self.c_attn(x).view(B, T, 3, H, C // H)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D), so each (B, H, T, D)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # each (B, H, S, D)
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
-        # plain_attention(q, k, v), in the form that is fastest on the device. With a mask, a query
-        # sees what the mask shows. Without one, several queries are causal, as in training, and a
-        # single query, as in generation, sees every key.
+        # plain_attention(q, k, v), in the form that is fastest on the device, with dropout of its
+        # weights. With a mask, a query sees what the mask shows. Without one, several queries are
+        # causal, as in training, and a single query, as in generation, sees every key.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -214,7 +216,8 @@ class KVCache:
         weight, config = model.wte.weight, model.config
         dtype = weight.dtype
         if weight.device.type == "cpu" and dtype == torch.bfloat16:
-            dtype = torch.float32  # a single query attends two to four times as fast
+            # A single query attends two to four times as fast. `attention` converts it.
+            dtype = torch.float32
         self.kv = torch.zeros(
             config.n_layer,
             2,  # keys, values
@@ -241,22 +244,22 @@ class KVCache:
         self.length = end
         slots = torch.arange(end, device=self.kv.device)
         query = slots[start:, None]  # (T, 1)
+        is_past = slots <= query  # (T, S), with itself
         if self.padding is None:
-            # Attention is causal in an empty cache, and a single new token sees everything.
-            simple = start == 0 or T == 1
-            return slots[start:], None if simple else slots <= query
-        padding = self.padding[:, None]  # (B, 1)
-        positions = (slots[start:] - padding).clamp(min=0)
-        is_past = slots <= query
-        is_real = slots >= padding[:, :, None, None]
-        visible = is_past & is_real
+            # Without a mask, several queries are causal, and a single one sees every key.
+            needs_mask = start > 0 and T > 1
+            return slots[start:], is_past if needs_mask else None
+        positions = slots[start:] - self.padding[:, None]  # (B, T); below 0 for padding
+        is_real = slots >= self.padding[:, None, None, None]  # (B, 1, 1, S)
         # A padding token sees itself, because a softmax over nothing would be NaN.
-        return positions, visible | (slots == query)
+        is_itself = slots == query
+        mask = (is_past & is_real) | is_itself  # (B, 1, T, S)
+        return positions.clamp(min=0), mask
 
     def append(self, layer, k, v):
         """Store a layer's new keys and values, each (B, H, T, D) -> all of them, (B, H, S, D)."""
         keys, values = self.kv[layer]
-        end = self.length
+        end = self.length  # `advance` has already counted the new ones
         start = end - k.shape[2]
         keys[:, :, start:end] = k
         values[:, :, start:end] = v

@@ -57,7 +57,7 @@ class Options(FinetuneOptions):
     out: str = option("runs/imdb", "run folder")
 
 
-@command
+@command  # passes the words of the command line, and turns errors into one line
 def main(argv):
     prog = "scripts/finetune_imdb.py"
     # In `given`, a flag that was not given is None. DEFAULTS fills these in for the kind of model.
@@ -66,6 +66,7 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
+    # Lists of texts with labels by split (train, val, test), and the names of the classes.
     reviews = load_reviews(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
 
@@ -90,7 +91,7 @@ def main(argv):
     # Moves the model to the device, makes the run folder and prints the first lines.
     notes = [f"model: {description}"]
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
-    batch_size = distributed.rows_per_process(options)
+    batch_size = distributed.rows_per_process(options)  # also in evaluation
 
     def val_metrics(model):
         log_probs = log_probabilities(model, datasets["val"], device, batch_size=batch_size)
@@ -99,6 +100,7 @@ def main(argv):
     position = fit(model, batches, val_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
+    # `position` is where the run ended, and which step had the best weights.
     best = load_model(run.folder, device=device.name)
     results = facts("classification", description, reviews.name, device, position)
     results["classes"] = reviews.classes

@@ -40,7 +40,7 @@ FAULTS = [
     Fault(
         "a padding key is read",
         "gptft/model.py",
-        "slots >= padding[:, :, None, None]",
+        "slots >= self.padding[:, None, None, None]",
         "slots >= 0",
         "test_decoding",
     ),

@@ -64,9 +64,10 @@ def openai_names(n_layer):
 def from_openai(variables, config, source):
     """Rename and transpose OpenAI's variables: dict of np.ndarray -> dict of tensors by our names.
 
-    Without the 1 of a convolution, matrices are as Hugging Face stores them, and `from_huggingface`
-    does the rest. The tensors view the arrays. Raises CheckpointError, naming `source` and listing
-    the tensors that are missing, unknown or of another shape.
+    Without the 1 of a convolution, matrices are as Hugging Face stores them, and
+    `from_huggingface`, which also takes names without "transformer.", does the rest. The tensors
+    view the arrays. Raises CheckpointError, naming `source` and listing the tensors that are
+    missing, unknown or of another shape.
     """
     ours = {openai: name for name, openai in openai_names(config.n_layer).items()}
     tensors = {}
@@ -101,6 +102,7 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     with torch.device("meta"):  # without memory for the weights: only their shapes are needed
         shapes = {name: tuple(weight.shape) for name, weight in GPT2(config).state_dict().items()}
     if is_classifier or "score.weight" in found:
+        # Any number of classes will do. Where the tensor is missing, only its name is reported.
         n_classes = found["score.weight"].shape[:1] if "score.weight" in found else ()
         shapes["score.weight"] = (*n_classes, config.n_embd)
     check_tensors(found, shapes, "the weights of this GPT-2", source)

@@ -155,7 +155,7 @@ class TrainBatches:
         rows = self.rows(epoch, i)
         own = rows[distributed.rank() :: distributed.world_size()]
         if not len(own):
-            # The process must join the all-reduce; with n = 0 it contributes no gradient.
+            # The process must join the all-reduce of the gradients. Without targets, its own is 0.
             batch = self.collate(self.dataset, rows[:1])
             nothing = torch.full_like(batch.targets, IGNORED)
             return [batch._replace(targets=nothing, n=0, n_tokens=0)]

@@ -1,10 +1,15 @@
 """GPT-2's byte-pair encoding: text to token ids and back.
 
 A regular expression cuts the text into words. The bytes of a word start as one token each, and the
-50,000 merges of `assets/vocab.bpe` join neighbouring tokens, the earliest merge first. The id of a
-token is its rank: 256 single bytes, then the merges in file order, then 50256 for `<|endoftext|>`.
-tiktoken does the merging, in Rust; this file hands it the bundled merge list, so that nothing is
-downloaded.
+50,000 merges of `assets/vocab.bpe` join neighbouring tokens, the earliest merge first:
+
+    Ġ t h e  ->  Ġt h e  ->  Ġt he  ->  Ġthe        (Ġ is a space)
+                 merge 0     merge 2    merge 6
+
+The id of a token is its rank: 256 single bytes, then the merges in file order, then 50256 for
+`<|endoftext|>`. The ranks of the tokens say all there is to say: of all neighbours that make a
+token together, the two whose token has the lowest rank are joined next. tiktoken does this, in
+Rust; this file hands it the ranks from the bundled merge list, so that nothing is downloaded.
 
 Not here: training a vocabulary (read minbpe for that).
 Source: Radford et al. 2019, section 2.2; OpenAI's gpt-2 `encoder.py` for the byte alphabet.
@@ -28,7 +33,8 @@ VOCAB_BPE = Path(__file__).parents[1] / "assets" / "vocab.bpe"
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 # Each alternative is one kind of word: the end of a contraction; letters, digits or other
-# characters, with the space before them if there is one; white space.
+# characters, with the space before them if there is one; white space, whose last blank is left for
+# the word that follows.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -60,7 +66,7 @@ class Tokenizer:
 
     def encode(self, text):
         """str -> list[int], each id below 50256."""
-        if len(text) >= LONG_TEXT:
+        if len(text) >= LONG_TEXT:  # the same, also for blanks that tiktoken can't take
             return encode_long(text, self._encoding, self._ranks)
         return self._encoding.encode_ordinary(text)
 
@@ -80,10 +86,10 @@ class Tokenizer:
 
 
 def read_vocabulary(path=VOCAB_BPE):
-    """Read a vocab.bpe file -> dict, each token but <|endoftext|>, in its spelling there -> its id.
+    """Read a vocab.bpe file -> dict, token -> id: {"!": 0, ..., "Ġt": 256, ...}.
 
-    The first line is the version. Every other line holds the two tokens of a merge, for example
-    "Ġ t", in which Ġ is the character of the byte 32, a space.
+    The first line is the version. Every other line holds the two tokens of a merge, such as "Ġ t".
+    Tokens are spelled as in the file, and <|endoftext|> is not among them.
 
     Raises CheckpointError if the file is not GPT-2's, to the byte.
     """
@@ -97,11 +103,10 @@ def read_vocabulary(path=VOCAB_BPE):
 
 
 def byte_alphabet():
-    """The 256 bytes in GPT-2's order: dict, the character that vocab.bpe has for a byte -> the
-    byte.
+    """The 256 bytes in GPT-2's order: dict, character -> byte, {"!": 33, ..., "Ġ": 32, ...}.
 
-    Printable bytes are written as themselves and come first. The 68 others follow as U+0100,
-    U+0101 and so on.
+    vocab.bpe is text, in which blanks separate tokens. So only the printable bytes are written as
+    themselves; they come first. The 68 others follow as U+0100, U+0101 and so on.
     """
     printable = [
         *range(ord("!"), ord("~") + 1),

@@ -75,7 +75,7 @@ def decode(model, prompts, max_new_tokens, sampling, eos_id=None, seed=None, bat
     """Continue prompts: yields (i, id) for each new id of prompt i, as soon as it is chosen.
 
     The arguments are those of `generate`, with a Sampling. Only ids of GPT-2's vocabulary and the
-    model's special tokens are chosen, never those of a padded embedding.
+    model's special tokens are chosen. (An embedding may be padded to have more rows.)
     """
     n_ids = min(model.config.vocab_size, VOCAB_SIZE + len(model.special_tokens))
     if max_new_tokens < 1:
@@ -125,6 +125,8 @@ def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
     cache = KVCache(model, len(prompts), T + max_new_tokens, padding)
     hidden = model.hidden_states(token_ids, cache)  # (B, T, C)
     logits = model.logits(hidden[:, -1])  # (B, V)
+    # On a GPU the kernels of a step are recorded once, with fixed shapes, and then replayed: a CUDA
+    # graph. cuda_graph.py gives the cache a form for it, which attends to all slots behind a mask.
     next_logits = recorded_step(model, cache) if device.type == "cuda" else plain_step(model, cache)
     ended = [False] * len(rows)
 

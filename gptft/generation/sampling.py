@@ -2,8 +2,9 @@
 
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, and a draw from
 what is left. The draw looks up a uniform number in the cumulative distribution. All numbers of a
-row are drawn before generation starts, from a generator of its own, so in float32 the text of a row
-does not depend on the other rows of its batch.
+row are drawn before generation starts, from a generator of its own, so the text of a row does not
+depend on the other rows of its batch. (In bf16 it may: products of another size are rounded
+differently.)
 
 Shapes: B rows, V ids.
 Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Keskar et al. 2019, section 4.1
@@ -114,15 +115,17 @@ def draw(logits, uniforms, sampling):
     probs = torch.softmax(logits / sampling.temperature, dim=-1)
     if top_p < 1:
         if ids is None:
-            # All ids that top-p can keep are among the candidates; sorting more would be wasted.
+            # Sorted, most likely first. Only so many ids as top-p can keep at most are sorted; V of
+            # them would do.
             probs, ids = probs.topk(top_p_candidates(probs, top_p))
         # Drop an id if the more likely ones reach p without it.
         probs = probs * (probs.cumsum(dim=-1) - probs < top_p)
-    # Where does the uniform number fall in the cumulative distribution? Not behind its end: a
-    # float32 from [0, 1) is at most 1 - 2**-24, and the rounded product is below the last sum.
+    # Where does the uniform number fall in the cumulative distribution? One sum at least is above
+    # the target: the largest uniform, 1 - 2**-24, times the last sum is rounded to less than it. An
+    # id of probability 0 adds nothing to the sums, so it is never the first above.
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None] * cumulative[:, -1:]
-    choice = torch.searchsorted(cumulative, target, right=True)  # never an id of probability 0
+    choice = torch.searchsorted(cumulative, target, right=True)
     if ids is not None:
         choice = ids.gather(1, choice)
     return choice[:, 0]
