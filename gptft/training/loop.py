@@ -148,7 +148,7 @@ class Trainer:
         return position.step == self.batches.n_steps or is_out_of_patience
 
     def is_due(self, every):
-        """Whether something is due that happens every so many steps, and at the end."""
+        """Whether something is due that happens every so many steps, and at the end of the run."""
         return self.is_done() or self.position.step % every == 0
 
     def evaluate(self):
