@@ -24,7 +24,7 @@ class GPT2Classifier(nn.Module):
     """`GPT2Classifier(config, n_classes)(token_ids, lengths)` returns the logits of the classes.
 
     The head has no bias and starts at zero, so that training starts from equal odds. The blocks get
-    a gradient from the second step on.
+    a gradient from the second step on: a head of zeros passes none back.
 
     Args:
         config: GPT2Config.

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Linear and linear are nn.Linear and F.linear, faster for a single vector on a CPU. The plain forms
-# of the other two are in this file.
+# Linear is an nn.Linear and linear is F.linear, faster for a single vector on a CPU. The plain form
+# of attention comes next, that of linear_cross_entropy is a comment in GPT2.forward.
 from gptft.speed import Linear, attention, linear, linear_cross_entropy
 
 
@@ -69,8 +69,7 @@ class Attention(nn.Module):
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
         # plain_attention(q, k, v), in the form that is fastest on the device, with dropout of its
-        # weights. With a mask, a query sees what the mask shows. Without one, several queries are
-        # causal, as in training, and a single query, as in generation, sees every key.
+        # weights. A mask replaces the causal one: with a cache, there are more keys than queries.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -207,21 +206,21 @@ class KVCache:
 
     Args:
         model: the GPT2 that it is for.
-        n_rows: B.
+        padding: (B,) int64, the number of padding tokens at the start of each row.
         n_slots: the maximum number of tokens of a row, including padding.
-        padding: (B,) int64, the number of padding tokens at the start of each row; None for none.
     """
 
-    def __init__(self, model, n_rows, n_slots, padding=None):
+    def __init__(self, model, padding, n_slots):
         weight, config = model.wte.weight, model.config
         dtype = weight.dtype
         if weight.device.type == "cpu" and dtype == torch.bfloat16:
-            # A single query attends two to four times as fast. `attention` converts it.
+            # A single query attends to float32 keys two to four times as fast. `attention` converts
+            # the query to match, and the result back.
             dtype = torch.float32
         self.kv = torch.zeros(
             config.n_layer,
             2,  # keys, values
-            n_rows,
+            len(padding),
             config.n_head,
             n_slots,
             config.n_embd // config.n_head,
@@ -234,25 +233,25 @@ class KVCache:
     def advance(self, T):
         """Take T more slots -> the positions of the new tokens, and the mask of their attention.
 
-        Positions are (T,), or (B, T) with padding. The mask is bool, True where a query may look,
-        (T, S) or (B, 1, T, S); None means all earlier positions.
+        Positions are (B, T) int64 and start at 0 behind the padding. The mask is (B, 1, T, S) bool,
+        True where a query may look. With two padding tokens, the first four tokens see:
+
+            slot 0    1 0 0 0    padding, itself only: a softmax over nothing would be NaN
+            slot 1    0 1 0 0
+            slot 2    0 0 1 0
+            slot 3    0 0 1 1
         """
         start, end = self.length, self.length + T
         n_slots = self.kv.shape[4]
         if end > n_slots:
             raise ValueError(f"{end} tokens are more than the cache's {n_slots} slots")
         self.length = end
-        slots = torch.arange(end, device=self.kv.device)
-        query = slots[start:, None]  # (T, 1)
-        is_past = slots <= query  # (T, S), with itself
-        if self.padding is None:
-            # Without a mask, several queries are causal, and a single one sees every key.
-            needs_mask = start > 0 and T > 1
-            return slots[start:], is_past if needs_mask else None
-        positions = slots[start:] - self.padding[:, None]  # (B, T); below 0 for padding
+        slots = torch.arange(end, device=self.kv.device)  # (S,)
+        new_slots = slots[start:]  # (T,)
+        positions = new_slots - self.padding[:, None]  # (B, T), below 0 for padding
+        is_past = slots <= new_slots[:, None]  # (T, S)
+        is_itself = slots == new_slots[:, None]  # (T, S)
         is_real = slots >= self.padding[:, None, None, None]  # (B, 1, 1, S)
-        # A padding token sees itself, because a softmax over nothing would be NaN.
-        is_itself = slots == query
         mask = (is_past & is_real) | is_itself  # (B, 1, T, S)
         return positions.clamp(min=0), mask
 
@@ -268,5 +267,4 @@ class KVCache:
     def select(self, rows):
         """Keep only the given rows, a list of int, in this order."""
         self.kv = self.kv[:, :, rows]
-        if self.padding is not None:
-            self.padding = self.padding[rows]
+        self.padding = self.padding[rows]

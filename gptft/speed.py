@@ -30,8 +30,7 @@ def attention(q, k, v, mask=None, dropout=0.0):
     """softmax(q k^T / sqrt(D)) v: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T,
     D).
 
-    mask: bool, True where a query may look, broadcast to (B, H, T, S). None is causal attention
-    for several queries; a single query sees every key.
+    mask: bool, True where a query may look, broadcast to (B, H, T, S). None is causal attention.
     """
     T = q.shape[2]
     trains_on_cpu = q.device.type == "cpu" and q.requires_grad
@@ -43,7 +42,7 @@ def attention(q, k, v, mask=None, dropout=0.0):
         v,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=mask is None and T > 1,
+        is_causal=mask is None,
     )
     return y.to(q.dtype)
 

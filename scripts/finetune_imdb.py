@@ -32,7 +32,9 @@ from gptft.report.tables import paired_test, results_text, split_rows, text_tabl
 from gptft.training.loop import fit
 from gptft.training.start import begin, facts, initial_classifier, limit_length, set_trainable
 
-DEFAULTS = {  # epochs, batch size, learning rate, weight decay, dropout, max length
+# For the bundled model, for other pretrained weights, and for random ones: epochs, batch size,
+# learning rate, weight decay, dropout, max length.
+DEFAULTS = {
     "mini": (4, 16, 3e-4, 0.1, 0.2, 256),
     "pretrained": (3, 16, 5e-5, 0.01, 0.1, 512),
     "from scratch": (8, 16, 1e-3, 0.1, 0.3, 256),
@@ -66,7 +68,8 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    # Lists of texts with labels by split (train, val, test), and the names of the classes.
+    # The names of the classes, and lists of texts with labels: train, val and test, and of the
+    # bundled reviews also implied.
     reviews = load_reviews(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
 
@@ -75,7 +78,8 @@ def main(argv):
     model, description = initial_classifier(options, reviews.classes)
     # With --train lora or head, all other weights are frozen.
     set_trainable(model, options)
-    # A default length is lowered to what the model can read, so it is known only here.
+    # A length that was not given is lowered to what the model can read. Therefore the texts are
+    # encoded only now.
     options = limit_length(options, given, model.config.n_positions)
     datasets = {
         split: IMDbDataset(rows, tokenizer, options.max_length, options.truncate)
@@ -91,8 +95,9 @@ def main(argv):
     # Moves the model to the device, makes the run folder and prints the first lines.
     notes = [f"model: {description}"]
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
-    batch_size = distributed.rows_per_process(options)  # also in evaluation
+    batch_size = distributed.rows_per_process(options)  # of evaluation, too
 
+    # `log_probabilities` divides the rows among the processes, and gathers the results.
     def val_metrics(model):
         log_probs = log_probabilities(model, datasets["val"], device, batch_size=batch_size)
         return classification_metrics(datasets["val"].labels, log_probs)

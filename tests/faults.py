@@ -33,8 +33,8 @@ FAULTS = [
     Fault(
         "a flipped mask",
         "gptft/model.py",
-        "is_past = slots <= query",
-        "is_past = slots >= query",
+        "is_past = slots <= new_slots",
+        "is_past = slots >= new_slots",
         "test_decoding",
     ),
     Fault(
@@ -54,7 +54,7 @@ FAULTS = [
     Fault(
         "attention is not causal",
         "gptft/speed.py",
-        "is_causal=mask is None and T > 1",
+        "is_causal=mask is None",
         "is_causal=False",
         "test_model",
     ),
@@ -239,7 +239,7 @@ FAULTS = [
     Fault(
         "all rows draw the same numbers",
         "gptft/generation/sampling.py",
-        "default_rng((seed, row))",
+        "default_rng((seed, number))",
         "default_rng((seed, 0))",
         "test_sampling",
     ),

@@ -85,7 +85,7 @@ def test_rows_that_end_leave_the_batch(fixture, model, prompts, monkeypatch):
 def test_steps_that_can_be_recorded_equal_those_of_the_cache(model, lengths):
     padding = 11 - torch.tensor(lengths)
     token_ids = torch.randint(0, 131, (3, 31))
-    caches = [KVCache(model, 3, 31, padding if padding.any() else None) for _ in range(2)]
+    caches = [KVCache(model, padding, 31) for _ in range(2)]
     for cache in caches:
         model.hidden_states(token_ids[:, :11], cache)
     recordable = RecordableCache(caches[1])

@@ -64,15 +64,15 @@ def openai_names(n_layer):
 def from_openai(variables, config, source):
     """Rename and transpose OpenAI's variables: dict of np.ndarray -> dict of tensors by our names.
 
-    Without the 1 of a convolution, matrices are as Hugging Face stores them, and
-    `from_huggingface`, which also takes names without "transformer.", does the rest. The tensors
-    view the arrays. Raises CheckpointError, naming `source` and listing the tensors that are
-    missing, unknown or of another shape.
+    openai.py reads the variables. Without the 1 of a convolution, matrices are as Hugging Face
+    stores them, and `from_huggingface`, which also takes names without "transformer.", does the
+    rest. The tensors view the arrays. Raises CheckpointError, naming `source` and listing the
+    tensors that are missing, unknown or of another shape.
     """
-    ours = {openai: name for name, openai in openai_names(config.n_layer).items()}
+    our_names = {openai: ours for ours, openai in openai_names(config.n_layer).items()}
     tensors = {}
     for openai, array in variables.items():
-        name = ours.get(openai, openai)
+        name = our_names.get(openai, openai)
         tensors[name] = torch.from_numpy(array)
         if name.endswith(TRANSPOSED):
             tensors[name] = tensors[name].squeeze(0)  # [1, in, out] -> [in, out]
@@ -101,10 +101,10 @@ def from_huggingface(tensors, config, source, is_classifier=False):
 
     with torch.device("meta"):  # without memory for the weights: only their shapes are needed
         shapes = {name: tuple(weight.shape) for name, weight in GPT2(config).state_dict().items()}
-    if is_classifier or "score.weight" in found:
-        # Any number of classes will do. Where the tensor is missing, only its name is reported.
-        n_classes = found["score.weight"].shape[:1] if "score.weight" in found else ()
-        shapes["score.weight"] = (*n_classes, config.n_embd)
+    if "score.weight" in found:  # with any number of classes
+        shapes["score.weight"] = (*found["score.weight"].shape[:1], config.n_embd)
+    elif is_classifier:
+        shapes["score.weight"] = None  # it is missing, whatever its shape
     check_tensors(found, shapes, "the weights of this GPT-2", source)
     if head is not None and not torch.equal(head.float(), found["wte.weight"].float()):
         raise CheckpointError(
@@ -115,7 +115,10 @@ def from_huggingface(tensors, config, source, is_classifier=False):
 
 
 def to_huggingface(weights):
-    """Rename and transpose our weights -> dict of tensors by Hugging Face's names, views."""
+    """Rename and transpose the weights of a GPT2 -> dict of tensors by Hugging Face's names, views.
+
+    The weights of a classifier are those of its GPT2, and score.weight.
+    """
     tensors = {}
     for name, weight in weights.items():
         prefix = "" if name == "score.weight" else "transformer."

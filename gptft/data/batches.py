@@ -23,7 +23,7 @@ from gptft.config import IGNORED
 BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))
 POOL = 32  # batches whose rows are sorted together
 EVAL_BATCH = 32  # maximum rows of a batch in evaluation
-PADDING = 0  # any id will do: no result of a padding position is ever used
+PADDING = 0  # any id will do: no real token sees it (attention is causal), and no result is used
 
 
 class Batch(NamedTuple):
@@ -155,7 +155,7 @@ class TrainBatches:
         rows = self.rows(epoch, i)
         own = rows[distributed.rank() :: distributed.world_size()]
         if not len(own):
-            # The process must join the all-reduce of the gradients. Without targets, its own is 0.
+            # The process must join the all-reduce; its loss without targets has the gradient 0.
             batch = self.collate(self.dataset, rows[:1])
             nothing = torch.full_like(batch.targets, IGNORED)
             return [batch._replace(targets=nothing, n=0, n_tokens=0)]
@@ -169,7 +169,7 @@ class TrainBatches:
 def eval_batches(dataset, collate, batch_size=EVAL_BATCH, rows=None):
     """Yield batches of the given rows (default: all), each row once over all processes.
 
-    The longest rows come first.
+    The longest rows come first, so that too little memory shows at once.
     """
     if rows is None:
         rows = np.arange(len(dataset))

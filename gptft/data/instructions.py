@@ -26,7 +26,8 @@ from gptft.errors import DataError
 class Template(NamedTuple):
     """A wording around an instruction.
 
-    `markers` are pieces of the wording that a response should not contain. `before` and `after` are
+    `markers` are pieces of the wording that a response should not contain (evaluation counts those
+    that do). `before` and `after` are
     special tokens around the text, single ids that no text encodes to.
     """
 
@@ -147,12 +148,12 @@ class InstructionDataset:
         for example, prompt, response in zip(examples, prompts, responses):
             n_prompt = len(before) + len(prompt) + len(after)
             token_ids = np.concatenate([before, prompt, after, response, [tokenizer.eot]])
+            token_ids = token_ids.astype(np.uint16)  # numpy takes an empty list for floats
             limit = max_length or len(token_ids)
             if n_prompt < limit:
                 self.examples.append(example)
                 self.n_prompt.append(n_prompt)
-                # Where `before` is [], concatenate has made exact floats of the ids.
-                self.token_ids.append(token_ids[:limit].astype(np.uint16))
+                self.token_ids.append(token_ids[:limit])
                 self.n_cut += len(token_ids) > limit
         if not self.examples:
             what = f"every prompt fills the {max_length} tokens of --max-length"

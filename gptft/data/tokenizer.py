@@ -7,9 +7,9 @@ A regular expression cuts the text into words. The bytes of a word start as one 
                  merge 0     merge 2    merge 6
 
 The id of a token is its rank: 256 single bytes, then the merges in file order, then 50256 for
-`<|endoftext|>`. The ranks of the tokens say all there is to say: of all neighbours that make a
-token together, the two whose token has the lowest rank are joined next. tiktoken does this, in
-Rust; this file hands it the ranks from the bundled merge list, so that nothing is downloaded.
+`<|endoftext|>`. The earliest merge is the one whose token has the lowest rank, so the ranks are all
+that merging needs. tiktoken does it, in Rust; this file hands it the ranks from the bundled merge
+list, so that nothing is downloaded.
 
 Not here: training a vocabulary (read minbpe for that).
 Source: Radford et al. 2019, section 2.2; OpenAI's gpt-2 `encoder.py` for the byte alphabet.
@@ -34,7 +34,7 @@ VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726
 
 # Each alternative is one kind of word: the end of a contraction; letters, digits or other
 # characters, with the space before them if there is one; white space, whose last blank is left for
-# the word that follows.
+# the word that follows: "a   b" is "a", two blanks, " b".
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -66,12 +66,12 @@ class Tokenizer:
 
     def encode(self, text):
         """str -> list[int], each id below 50256."""
-        if len(text) >= LONG_TEXT:  # the same, also for blanks that tiktoken can't take
+        if len(text) >= LONG_TEXT:  # the same ids; tiktoken fails on very long runs of blanks
             return encode_long(text, self._encoding, self._ranks)
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts):
-        """list[str] -> list of (n,) uint16 arrays, encoded on all cores."""
+        """list[str] -> list of (n,) uint16 arrays, on all cores, as tiktoken frees the GIL."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             encoded = pool.map(self.encode, texts)
             return [np.array(ids, dtype=np.uint16) for ids in encoded]

@@ -24,8 +24,6 @@ class RecordableCache(KVCache):
     def advance(self, T):
         """As KVCache.advance with T = 1; the mask covers every slot."""
         slots = torch.arange(self.kv.shape[4], device=self.kv.device)
-        if self.padding is None:
-            return self.slot, (slots <= self.slot)[None]  # (1,), (1, S)
         positions = (self.slot - self.padding)[:, None]  # (B, 1)
         mask = (slots <= self.slot) & (slots >= self.padding[:, None, None, None])
         return positions, mask  # (B, 1, 1, S)

@@ -70,7 +70,7 @@ def generate(
     return new_ids
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # torch leaves it at each yield, and enters it again
 def decode(model, prompts, max_new_tokens, sampling, eos_id=None, seed=None, batch_size=None):
     """Continue prompts: yields (i, id) for each new id of prompt i, as soon as it is chosen.
 
@@ -93,10 +93,10 @@ def decode(model, prompts, max_new_tokens, sampling, eos_id=None, seed=None, bat
     model.eval()
     try:
         for start in range(0, len(prompts), batch_size):
-            rows = by_length[start : start + batch_size]
-            batch = [list(prompts[i]) for i in rows]
-            sampler = Sampler(sampling, batch, rows, max_new_tokens, n_ids, seed, device)
-            yield from _decode_batch(model, batch, rows, sampler, max_new_tokens, n_ids, eos_id)
+            numbers = by_length[start : start + batch_size]
+            batch = [list(prompts[i]) for i in numbers]
+            sampler = Sampler(sampling, batch, numbers, max_new_tokens, n_ids, seed, device)
+            yield from _decode_batch(model, batch, numbers, sampler, max_new_tokens, n_ids, eos_id)
     finally:
         model.train(was_training)
 
@@ -113,22 +113,21 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
         raise UserError(f"{what}, more than the model's n_positions, {n_positions}{place}; {hint}")
 
 
-def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
-    """`decode` for one batch. `rows` has the number of each row's prompt, as the caller counts."""
+def _decode_batch(model, prompts, numbers, sampler, max_new_tokens, n_ids, eos_id):
+    """`decode` for one batch. `numbers` are those of its prompts."""
     # 1) Prefill: read all prompts at once, padded on the left so that they end at the same slot.
     device = model.wte.weight.device
     T = max(map(len, prompts))
-    padding = [T - len(prompt) for prompt in prompts]
-    token_ids = [[0] * n + prompt for n, prompt in zip(padding, prompts)]
+    n_padding = [T - len(prompt) for prompt in prompts]
+    token_ids = [[0] * n + prompt for n, prompt in zip(n_padding, prompts)]
     token_ids = torch.tensor(token_ids, device=device)  # (B, T)
-    padding = torch.tensor(padding, device=device) if any(padding) else None
-    cache = KVCache(model, len(prompts), T + max_new_tokens, padding)
+    cache = KVCache(model, torch.tensor(n_padding, device=device), T + max_new_tokens)
     hidden = model.hidden_states(token_ids, cache)  # (B, T, C)
     logits = model.logits(hidden[:, -1])  # (B, V)
     # On a GPU the kernels of a step are recorded once, with fixed shapes, and then replayed: a CUDA
-    # graph. cuda_graph.py gives the cache a form for it, which attends to all slots behind a mask.
+    # graph. There, each step attends to all slots of the cache, and a mask hides the empty ones.
     next_logits = recorded_step(model, cache) if device.type == "cuda" else plain_step(model, cache)
-    ended = [False] * len(rows)
+    ended = [False] * len(numbers)
 
     for n in range(1, max_new_tokens + 1):
         # 2) Choose one id for each row.
@@ -137,7 +136,7 @@ def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
         # 3) Hand them out; a row that has ended takes no more.
         for k, id in enumerate(ids.tolist()):
             if not ended[k]:
-                yield rows[k], id
+                yield numbers[k], id
                 ended[k] = id == eos_id
         if all(ended) or n == max_new_tokens:
             return
@@ -145,9 +144,9 @@ def _decode_batch(model, prompts, rows, sampler, max_new_tokens, n_ids, eos_id):
         # 4) Rows that have ended leave the batch, so that the others get faster. On a GPU they
         #    stay, because a recorded step has a fixed shape.
         if any(ended) and device.type == "cpu":
-            going_on = [k for k in range(len(rows)) if not ended[k]]
-            rows = [rows[k] for k in going_on]
-            ended = [False] * len(rows)
+            going_on = [k for k in range(len(ended)) if not ended[k]]
+            numbers = [numbers[k] for k in going_on]
+            ended = [False] * len(numbers)
             ids = ids[going_on]
             sampler.select(going_on)
             cache.select(going_on)

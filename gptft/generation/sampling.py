@@ -3,8 +3,8 @@
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, and a draw from
 what is left. The draw looks up a uniform number in the cumulative distribution. All numbers of a
 row are drawn before generation starts, from a generator of its own, so the text of a row does not
-depend on the other rows of its batch. (In bf16 it may: products of another size are rounded
-differently.)
+depend on the other rows of its batch. (Products of another size are rounded differently. In float32
+that is too little to change a text in practice, in bf16 it is not.)
 
 Shapes: B rows, V ids.
 Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Keskar et al. 2019, section 4.1
@@ -55,18 +55,18 @@ class Sampler:
     Args:
         sampling: Sampling.
         prompts: B lists of ids, for the repetition penalty.
-        rows: B ints; row i draws from a generator that is seeded with (seed, rows[i]).
+        numbers: B ints, of the prompts; row i draws from its own generator, (seed, numbers[i]).
         n_tokens: how many ids each row may need.
         n_ids: V. seed: int. device: where the logits are.
     """
 
-    def __init__(self, sampling, prompts, rows, n_tokens, n_ids, seed, device):
+    def __init__(self, sampling, prompts, numbers, n_tokens, n_ids, seed, device):
         self.sampling = sampling
         self.step = 0
         self.uniforms = None  # (B, n_tokens) from [0, 1)
         self.seen = None  # (B, V) bool, ids of the prompt and the text so far
         if sampling.temperature > 0:
-            generators = [np.random.default_rng((seed, row)) for row in rows]
+            generators = [np.random.default_rng((seed, number)) for number in numbers]
             uniforms = [generator.random(n_tokens, np.float32) for generator in generators]
             self.uniforms = torch.from_numpy(np.stack(uniforms)).to(device)
         if sampling.repetition_penalty != 1:
@@ -115,14 +115,15 @@ def draw(logits, uniforms, sampling):
     probs = torch.softmax(logits / sampling.temperature, dim=-1)
     if top_p < 1:
         if ids is None:
-            # Sorted, most likely first. Only so many ids as top-p can keep at most are sorted; V of
-            # them would do.
-            probs, ids = probs.topk(top_p_candidates(probs, top_p))
+            # A bound on how many ids top-p can keep. V is one, but takes longer to sort.
+            n = top_p_candidates(probs, top_p)
+            probs, ids = probs.topk(n)  # sorted, most likely first
         # Drop an id if the more likely ones reach p without it.
         probs = probs * (probs.cumsum(dim=-1) - probs < top_p)
-    # Where does the uniform number fall in the cumulative distribution? One sum at least is above
-    # the target: the largest uniform, 1 - 2**-24, times the last sum is rounded to less than it. An
-    # id of probability 0 adds nothing to the sums, so it is never the first above.
+    # Where does the uniform number fall in the cumulative distribution? The first id whose sum is
+    # above the target is chosen. There is one, because the last sum is: even times the largest
+    # uniform, 1 - 2**-24, it is rounded to less than itself. And it never has probability 0, which
+    # adds nothing to a sum.
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True)

@@ -1,9 +1,9 @@
 """One training loop for every task.
 
 `fit` alternates three things until the last step: an optimizer step, now and then an evaluation on
-val that keeps the best weights, and now and then a saved state. Read `Trainer.train_step` first: it
-is the whole of a step. Signals, the log and the progress line are in progress.py, the state's file
-is in state.py.
+val that keeps the best weights, and now and then a saved state. `Trainer.train_step` is the whole
+of a step. Signals, the log and the progress line are in progress.py, the state's file is in
+state.py.
 
 A loss is a sum over targets. Whatever part of the batch it comes from, it is divided by one number:
 the targets in all micro-batches of all processes. So, dropout aside, neither the micro-batch size
@@ -50,7 +50,8 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
     with Signals() as signals, advice_on_memory(trainer):
         while not trainer.is_done():
             trainer.train_step()
-            stop = distributed.largest(signals.received)  # all processes stop at the same step
+            # The number of a signal, or 0. All processes stop at the same step.
+            stop = distributed.largest(signals.received)
             if trainer.is_due(options.log_every):
                 report_steps(trainer)
             if trainer.is_due(trainer.eval_every):
@@ -61,7 +62,8 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
                         write_page(run.folder)
             if trainer.is_due(trainer.save_every) or stop:
                 report_steps(trainer)
-                state.save(trainer)  # all processes end it together
+                # All processes leave it together, so all can read the best weights at the end.
+                state.save(trainer)
             if stop:
                 raise Interrupted(f"stopped at step {position.step}; go on with --resume", stop)
     if position.step < batches.n_steps:
@@ -85,12 +87,15 @@ class Trainer:
         self.position = state.Position()
         self.eval_every = options.eval_every or batches.steps_per_epoch
         self.save_every = options.save_every or self.eval_every
-        self.unread = []  # steps that `report_steps` has not read yet
+        # Steps whose losses are still on the device, because reading one waits for the GPU. Now and
+        # then `report_steps` reads them, adds up the shares of all processes, and stops the run if
+        # one is not finite.
+        self.unread = []
         if device.name == "cpu":
             keep_freed_memory()  # for the tensors of the next step, which is faster
         self.optimizer = build_optimizer(model, options)
         self.scaler = device.scaler()  # of the loss; it changes nothing except in fp16
-        # The same weights, as training calls them.
+        # The model as training calls it, compiled or wrapped, with the same weights.
         self.parallel = torch.compile(model) if device.compile else model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
@@ -125,12 +130,12 @@ class Trainer:
             self.scaler.scale(part * distributed.world_size()).backward()
             loss += part.detach()  # the share of this process
 
-        # 3) clip the true gradient, not the one that fp16 has scaled
+        # 3) clip the true gradient, not the one that fp16 has scaled. `unscale_` notes an overflow.
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
 
-        # 4) update the weights, with the learning rate of this step. If a gradient has overflowed
-        #    in fp16, the scaler leaves the weights alone and lowers its scale.
+        # 4) update the weights, with the learning rate of this step. After an overflow, the scaler
+        #    leaves them alone and lowers its scale.
         rate = learning_rate(position.step, self.batches.n_steps, options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -38,9 +38,9 @@ def build_optimizer(model, options):
 def learning_rate(step, n_steps, options):
     """The learning rate of a step, 0 to n_steps - 1.
 
-    options.warmup is the share of warmup steps. The first of W such steps has 1/W of the peak rate,
-    and the last of them the peak. Without warmup, 4 steps of a linear schedule have 1, 3/4, 1/2 and
-    1/4 of the peak.
+    options.warmup is the share of warmup steps. The first of W such steps has 1/W of the peak rate;
+    the last of them and the step after it have the peak. Without warmup, 4 steps of a linear
+    schedule have 1, 3/4, 1/2 and 1/4 of the peak.
     """
     n_warmup = round(options.warmup * n_steps)
     if step < n_warmup:
