@@ -5,6 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pytest
 
 from gptft.evaluation.metrics import classification_metrics
 from gptft.report.__main__ import main
@@ -152,6 +153,17 @@ def test_compares_two_classifiers_on_the_same_rows(tmp_path, capsys):
     assert "0.8000 (0.376..0.964)" in out  # Wilson's interval for 4 of 5
     assert ["good", "1", "2"] in [line.split() for line in out.splitlines()]
     assert "seed" not in out
+
+
+@pytest.mark.parametrize("before, after", [('"label": 1', '"label": 0'), ('"r', '"s')])
+def test_runs_on_other_rows_are_not_compared(tmp_path, capsys, before, after):
+    a, b = (classifier(tmp_path / name, (0, 0, 1, 1, 1)) for name in "ab")
+    path = tmp_path / "b" / "predictions.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+    assert main([a, b]) == 0
+    out = capsys.readouterr().out
+    assert f"{a} and {b} have other test rows, and are not compared" in out
+    assert "p = " not in out and out.count("page: ") == 2
 
 
 def test_runs_that_differ_only_in_their_seed_are_one_experiment(tmp_path, capsys):

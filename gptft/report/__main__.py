@@ -41,21 +41,16 @@ def over_seeds(runs):
 
 
 def compare(a, b):
-    """The RunFiles of two classifiers -> lines with the paired test on the rows of both.
-
-    Raises DataError if no row is in both.
-    """
-    correct_a, correct_b = (
-        {row["id"]: np.argmax(row["probabilities"]) == row["label"] for row in run.predictions}
-        for run in (a, b)
+    """The RunFiles of two classifiers -> lines with the paired test on the test rows of both."""
+    rows_a, rows_b = ({row["id"]: row for row in run.predictions} for run in (a, b))
+    shared = rows_a.keys() & rows_b.keys()
+    # Other data may have the same ids by chance, but not the same labels.
+    if not shared or any(rows_a[id]["label"] != rows_b[id]["label"] for id in shared):
+        return f"{a.folder} and {b.folder} have other test rows, and are not compared"
+    right_a, right_b = (
+        np.array([np.argmax(rows[id]["probabilities"]) == rows[id]["label"] for id in shared])
+        for rows in (rows_a, rows_b)
     )
-    shared = correct_a.keys() & correct_b.keys()
-    if not shared:
-        raise DataError(
-            f"no row of predictions.jsonl is in both {a.folder} and {b.folder}; "
-            "compare runs on the same data"
-        )
-    right_a, right_b = (np.array([c[row] for row in shared]) for c in (correct_a, correct_b))
     return paired_test(a.folder, b.folder, right_a, right_b)
 
 
