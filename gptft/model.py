@@ -59,7 +59,7 @@ class Attention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None, mask=None):
-        """(B, T, C) -> (B, T, C). `cache` and `mask` are those of `GPT2.hidden_states`."""
+        """(B, T, C) -> (B, T, C). cache: KVCache; mask: as its `advance` returns it."""
         B, T, C = x.shape
         H = self.n_head
         qkv = self.c_attn(x).view(B, T, 3, H, C // H)
@@ -68,8 +68,9 @@ class Attention(nn.Module):
             k, v = cache.append(self.layer, k, v)  # each (B, H, S, D)
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
-        # plain_attention(q, k, v), in the form that is fastest on the device, with dropout of its
-        # weights. A mask replaces the causal one: with a cache, there are more keys than queries.
+        # plain_attention(q, k, v), in the form that is fastest on the device, with dropout of the
+        # attention weights. A mask replaces the causal one: with a cache, there are more keys than
+        # queries.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -257,7 +258,7 @@ class KVCache:
 
     def append(self, layer, k, v):
         """Store a layer's new keys and values, each (B, H, T, D) -> all of them, (B, H, S, D)."""
-        keys, values = self.kv[layer]
+        keys, values = self.kv[layer]  # views: what is stored in them is stored in the cache
         end = self.length  # `advance` has already counted the new ones
         start = end - k.shape[2]
         keys[:, :, start:end] = k

@@ -68,8 +68,8 @@ def main(argv):
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    # The names of the classes, and lists of texts with labels: train, val and test, and of the
-    # bundled reviews also implied.
+    # reviews.classes are names, reviews.splits are lists of texts with labels: train, val and test,
+    # and of the bundled reviews also implied.
     reviews = load_reviews(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
 
@@ -78,7 +78,7 @@ def main(argv):
     model, description = initial_classifier(options, reviews.classes)
     # With --train lora or head, all other weights are frozen.
     set_trainable(model, options)
-    # A length that was not given is lowered to what the model can read. Therefore the texts are
+    # A length that is not in `given` is lowered to what the model can read. Therefore the texts are
     # encoded only now.
     options = limit_length(options, given, model.config.n_positions)
     datasets = {
@@ -95,7 +95,7 @@ def main(argv):
     # Moves the model to the device, makes the run folder and prints the first lines.
     notes = [f"model: {description}"]
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
-    batch_size = distributed.rows_per_process(options)  # of evaluation, too
+    batch_size = distributed.rows_per_process(options)  # evaluation takes as many rows as a step
 
     # `log_probabilities` divides the rows among the processes, and gathers the results.
     def val_metrics(model):

@@ -104,7 +104,7 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     if "score.weight" in found:  # with any number of classes
         shapes["score.weight"] = (*found["score.weight"].shape[:1], config.n_embd)
     elif is_classifier:
-        shapes["score.weight"] = None  # it is missing, whatever its shape
+        shapes["score.weight"] = None  # of any shape: check_tensors reports that it is missing
     check_tensors(found, shapes, "the weights of this GPT-2", source)
     if head is not None and not torch.equal(head.float(), found["wte.weight"].float()):
         raise CheckpointError(
@@ -117,7 +117,7 @@ def from_huggingface(tensors, config, source, is_classifier=False):
 def to_huggingface(weights):
     """Rename and transpose the weights of a GPT2 -> dict of tensors by Hugging Face's names, views.
 
-    The weights of a classifier are those of its GPT2, and score.weight.
+    Of a classifier, `weights` are those of its GPT2, without "transformer.", and score.weight.
     """
     tensors = {}
     for name, weight in weights.items():

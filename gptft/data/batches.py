@@ -22,7 +22,7 @@ from gptft.config import IGNORED
 # Padded lengths. Each new shape of a batch costs a compiled model a compilation.
 BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))
 POOL = 32  # batches whose rows are sorted together
-EVAL_BATCH = 32  # maximum rows of a batch in evaluation
+EVAL_BATCH = 32  # rows of a batch in evaluation, unless the caller says
 PADDING = 0  # any id will do: no real token sees it (attention is causal), and no result is used
 
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     n_tokens: int  # tokens without padding
 
     def to(self, device):
-        """The batch with its tensors on a device. Copies to a GPU are asynchronous."""
+        """The batch with inputs and targets on a device. Copies to a GPU are asynchronous."""
         if device == "cpu":
             return self
         *inputs, targets = [

@@ -27,8 +27,8 @@ class Template(NamedTuple):
     """A wording around an instruction.
 
     `markers` are pieces of the wording that a response should not contain (evaluation counts those
-    that do). `before` and `after` are
-    special tokens around the text, single ids that no text encodes to.
+    that do). `before` and `after` are special tokens around the text, single ids that no text
+    encodes to.
     """
 
     with_input: str
@@ -80,7 +80,7 @@ TEMPLATES = {
         "### User\n{instruction}\n\n### Assistant\n",
         markers=("### User", "### Assistant"),
     ),
-    # Its response, too, ends with end-of-text, so that one id stops every model.
+    # Here, too, a response ends with end-of-text, so that one id stops every model.
     "special": Template(
         "{instruction}\n\n{input}",
         "{instruction}",
@@ -148,7 +148,7 @@ class InstructionDataset:
         for example, prompt, response in zip(examples, prompts, responses):
             n_prompt = len(before) + len(prompt) + len(after)
             token_ids = np.concatenate([before, prompt, after, response, [tokenizer.eot]])
-            token_ids = token_ids.astype(np.uint16)  # numpy takes an empty list for floats
+            token_ids = token_ids.astype(np.uint16)  # `before` may be [], to numpy a list of floats
             limit = max_length or len(token_ids)
             if n_prompt < limit:
                 self.examples.append(example)
@@ -175,5 +175,6 @@ class InstructionDataset:
         """A line about examples that were too long; "" if there were none."""
         if self.n_cut + self.n_dropped == 0:
             return ""
-        what = f"cut {self.n_cut:,} responses, dropped {self.n_dropped:,} examples with no room"
-        return f"at {self.max_length:,} tokens: {what} for one"
+        cut = f"cut {self.n_cut:,} responses"
+        dropped = f"dropped {self.n_dropped:,} examples with no room for one"
+        return f"at {self.max_length:,} tokens: {cut}, {dropped}"

@@ -7,9 +7,9 @@ A regular expression cuts the text into words. The bytes of a word start as one 
                  merge 0     merge 2    merge 6
 
 The id of a token is its rank: 256 single bytes, then the merges in file order, then 50256 for
-`<|endoftext|>`. The earliest merge is the one whose token has the lowest rank, so the ranks are all
-that merging needs. tiktoken does it, in Rust; this file hands it the ranks from the bundled merge
-list, so that nothing is downloaded.
+`<|endoftext|>`. Merging needs these ranks and nothing else. Of all neighbours, the two are joined
+whose joint token has the lowest rank, until no two make a token. tiktoken does this, in Rust; this
+file hands it the ranks from the bundled merge list, so that nothing is downloaded.
 
 Not here: training a vocabulary (read minbpe for that).
 Source: Radford et al. 2019, section 2.2; OpenAI's gpt-2 `encoder.py` for the byte alphabet.
@@ -66,7 +66,7 @@ class Tokenizer:
 
     def encode(self, text):
         """str -> list[int], each id below 50256."""
-        if len(text) >= LONG_TEXT:  # the same ids; tiktoken fails on very long runs of blanks
+        if len(text) >= LONG_TEXT:  # perhaps with more blanks than tiktoken can take
             return encode_long(text, self._encoding, self._ranks)
         return self._encoding.encode_ordinary(text)
 

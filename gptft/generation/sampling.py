@@ -3,8 +3,8 @@
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, and a draw from
 what is left. The draw looks up a uniform number in the cumulative distribution. All numbers of a
 row are drawn before generation starts, from a generator of its own, so the text of a row does not
-depend on the other rows of its batch. (Products of another size are rounded differently. In float32
-that is too little to change a text in practice, in bf16 it is not.)
+depend on the other rows of its batch. (Matrix products of another batch size are rounded
+differently. In float32 that is too little to change a text in practice, in bf16 it is not.)
 
 Shapes: B rows, V ids.
 Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Keskar et al. 2019, section 4.1
@@ -55,7 +55,8 @@ class Sampler:
     Args:
         sampling: Sampling.
         prompts: B lists of ids, for the repetition penalty.
-        numbers: B ints, of the prompts; row i draws from its own generator, (seed, numbers[i]).
+        numbers: B ints, the number of each row's prompt in the caller's list. Row i draws from a
+            generator seeded with (seed, numbers[i]).
         n_tokens: how many ids each row may need.
         n_ids: V. seed: int. device: where the logits are.
     """
@@ -110,20 +111,21 @@ def draw(logits, uniforms, sampling):
     top_k, top_p = sampling.top_k or V, sampling.top_p or 1.0
     ids = None  # the id of each column, once columns are sorted
     if top_k < V:
+        # Before the temperature, which does not change the order.
         logits, ids = logits.topk(top_k)  # sorted, most likely first
     logits = logits - logits.amax(dim=-1, keepdim=True)  # so that no temperature overflows
     probs = torch.softmax(logits / sampling.temperature, dim=-1)
     if top_p < 1:
         if ids is None:
-            # A bound on how many ids top-p can keep. V is one, but takes longer to sort.
+            # Top-p keeps at most n ids. Sorting all V would give the same result, more slowly.
             n = top_p_candidates(probs, top_p)
             probs, ids = probs.topk(n)  # sorted, most likely first
         # Drop an id if the more likely ones reach p without it.
         probs = probs * (probs.cumsum(dim=-1) - probs < top_p)
     # Where does the uniform number fall in the cumulative distribution? The first id whose sum is
-    # above the target is chosen. There is one, because the last sum is: even times the largest
-    # uniform, 1 - 2**-24, it is rounded to less than itself. And it never has probability 0, which
-    # adds nothing to a sum.
+    # above the target is chosen. An id of probability 0 is never the first, because its sum is that
+    # of the id before it. The last sum is always above the target, because a float32 uniform is at
+    # most 1 - 2**-24, and a product with that is rounded down.
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True)

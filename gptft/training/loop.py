@@ -62,7 +62,8 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
                         write_page(run.folder)
             if trainer.is_due(trainer.save_every) or stop:
                 report_steps(trainer)
-                # All processes leave it together, so all can read the best weights at the end.
+                # Here all processes wait for each other. So when `fit` ends, the main one has
+                # written the best weights, and all can read them.
                 state.save(trainer)
             if stop:
                 raise Interrupted(f"stopped at step {position.step}; go on with --resume", stop)
@@ -100,7 +101,7 @@ class Trainer:
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
             if distributed.rank():  # each process draws dropout masks of its own
-                torch.manual_seed(options.seed + (distributed.rank() << 32))
+                torch.manual_seed(options.seed + (distributed.rank() << 32))  # no --seed is so large
         if options.resume:
             state.load(self)
         self.progress = Progress(batches.n_steps, self.position.step, device.name)
@@ -135,7 +136,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
 
         # 4) update the weights, with the learning rate of this step. After an overflow, the scaler
-        #    leaves them alone and lowers its scale.
+        #    leaves them alone and lowers its scale; the step counts all the same.
         rate = learning_rate(position.step, self.batches.n_steps, options)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
