@@ -20,7 +20,7 @@ from gptft.checkpoints.folders import load_model
 from gptft.classifier import GPT2Classifier
 from gptft.config import DEVICES, PRECISIONS
 from gptft.data.classification import TRUNCATE, IMDbDataset, Review
-from gptft.data.records import Record, read_records, suffix_of, text_field
+from gptft.data.records import Record, quoted, read_records, suffix_of, text_field
 from gptft.data.sources import name_fields
 from gptft.data.tokenizer import Tokenizer
 from gptft.errors import DataError, Parser, UserError, command, read_json
@@ -42,8 +42,8 @@ def parse(argv):
     parser.add_argument(
         "--file",
         metavar="FILE",
-        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv with a field text, perhaps "
-        "label and id (else the number of the line)",
+        help=".txt with a text a line; or .jsonl, .json, .csv or .tsv (or .gz) with a field text, "
+        "perhaps label and id (else the number of the line)",
     )
     parser.add_argument("--columns", metavar="TEXT,LABEL", help="names or numbers, in --file")
     parser.add_argument("--explain", action="store_true", help="show what each token contributed")
@@ -103,7 +103,9 @@ def main(argv):
             elif label not in (None, ""):
                 unknown.add(str(label))
     if unknown:
-        print_note(f"labels that are no class of the model don't count: {sorted(unknown)[:9]}")
+        print_note(
+            f"labels that the model does not have are not counted: {quoted(sorted(unknown))}"
+        )
     if correct:
         low, high = wilson_interval(sum(correct), len(correct))
         accuracy = f"{np.mean(correct):.4f} (95 % interval {low:.4f}..{high:.4f})"
@@ -128,7 +130,7 @@ def read_texts(texts, file, columns):
         else:
             blank.append(record.number)
     if blank:
-        print_note(f"blank texts, passed over: {len(blank):,}; the first is number {blank[0]}")
+        print_note(f"blank texts skipped: {len(blank):,}; the first is number {blank[0]}")
 
 
 def truncation_of(folder, n_positions):

@@ -44,8 +44,8 @@ REAL_RUN = """A trial on the bundled examples and the bundled small GPT-2. The r
 class Options(FinetuneOptions):
     data: str = option(
         "sample",
-        "sample (bundled), a prepared folder such as data/alpaca, or a .jsonl, .json or .csv file "
-        "with the fields instruction, input and output",
+        "sample (bundled); a folder with the files train, val and test, such as data/alpaca; or a "
+        ".jsonl, .json, .csv or .tsv file (or .gz) of instructions and responses",
     )
     template: str = option(
         None,

@@ -49,8 +49,8 @@ REAL_RUN = """A trial on the bundled reviews and the bundled small GPT-2. The re
 class Options(FinetuneOptions):
     data: str = option(
         "sample",
-        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
-        "file of yours, which may be compressed (.gz)",
+        "sample (bundled); a folder with the files train, val and test, such as data/imdb; or a "
+        ".jsonl, .json, .csv or .tsv file of yours, which may be compressed (.gz)",
     )
     columns: str = option(None, COLUMNS_HELP)
     truncate: str = option(

@@ -32,8 +32,8 @@ REAL_RUN = """A trial on the bundled reviews. The real run:
 class Options:
     data: str = option(
         "sample",
-        "sample (bundled), a prepared folder such as data/imdb, or a .jsonl, .json, .csv or .tsv "
-        "file of yours, which may be compressed (.gz)",
+        "sample (bundled); a folder with the files train, val and test, such as data/imdb; or a "
+        ".jsonl, .json, .csv or .tsv file of yours, which may be compressed (.gz)",
     )
     columns: str = option(None, COLUMNS_HELP)
     features: str = option("nbsvm", "of a text", choices=("nbsvm", "unigram"))

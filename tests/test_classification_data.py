@@ -34,7 +34,8 @@ def test_the_bundled_sample():
     expected = {"train": 240, "val": 60, "test": 100, "implied": 320}
     assert counts == {split: [n, n] for split, n in expected.items()}
     assert reviews.notes == [
-        "text from 'text', label from 'label', id from 'id', split from 'split'"
+        "text from 'text', label from 'label', id from 'id', split from 'split'",
+        "classes: 'neg', 'pos'",
     ]
     first = reviews.splits["train"][0]
     assert "Predictable from start to finish" in first.text and first.label == 0
@@ -128,7 +129,7 @@ def test_the_usual_name_comes_first(tmp_path):
 def test_equal_texts_with_different_labels_are_counted(tmp_path):
     twice = rows(0, 1, 1) + rows(1, 1, 1)
     notes = load_reviews(folder(tmp_path, twice, rows(0), rows(1))).notes
-    assert notes[-1] == "1 texts occur again with another label"
+    assert notes[-1] == "1 texts occur with more than one label"
 
 
 def test_classes_json_names_the_classes(tmp_path):

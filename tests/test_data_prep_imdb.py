@@ -82,14 +82,15 @@ def contents(folder):
 
 
 def test_what_is_written(make):
-    """The files load without notes. Train and val are the official training set."""
+    """The files load without further notes. Train and val are the official training set."""
     out = Path("data/imdb")
     assert prepare(make(), out) == 0
     assert set(os.listdir(out)) == {*JSONL, "classes.json", "README"}
     assert os.listdir(out.parent) == ["imdb"]
     reviews = load_reviews(str(out))
     assert reviews.classes == ["neg", "pos"]
-    assert reviews.notes == ["text from 'text', label from 'label', id from 'id'"]
+    fields = "text from 'text', label from 'label', id from 'id'"
+    assert reviews.notes == [fields, "classes: 'neg', 'pos'"]
     counts = {split: Counter(r.label for r in of) for split, of in reviews.splits.items()}
     assert counts == {"train": {0: 8, 1: 8}, "val": {0: 2, 1: 2}, "test": {0: 10, 1: 10}}
     unsup = (out / "unsup.jsonl").read_text(encoding="utf-8").splitlines()

@@ -87,7 +87,7 @@ def test_standard_input_is_answered_line_by_line(folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=buffer, isatty=lambda: False))
     assert main(["--model", "run"]) == 0
     assert ids == [[1], [], [3]]
-    assert "blank texts, passed over: 1; the first is number 2" in capsys.readouterr().err
+    assert "blank texts skipped: 1; the first is number 2" in capsys.readouterr().err
 
 
 def test_a_labelled_file_gets_its_accuracy(folder, capsys):
@@ -100,7 +100,7 @@ def test_a_labelled_file_gets_its_accuracy(folder, capsys):
     assert main(["--model", "run", "--file", "a.csv"]) == 0
     out, err = capsys.readouterr()
     assert out.count("\n") == 5
-    assert "don't count: ['fine']" in err and "the first is number 7" in err
+    assert "are not counted: 'fine'" in err and "the first is number 7" in err
     assert "accuracy on 3 labelled texts: 0.6667 (95 % interval 0.2077..0.9385)" in err
 
 

@@ -68,6 +68,8 @@ def test_every_command_runs(text, tmp_path, monkeypatch, capsys):
     rows = [f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(40)]
     (tmp_path / "my_texts.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     (tmp_path / "triples.json").write_text(json.dumps(TRIPLES), encoding="utf-8")
+    lines = [json.dumps(triple) + "\n" for triple in TRIPLES]
+    (tmp_path / "my_instructions.jsonl").write_text("".join(lines), encoding="utf-8")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "A film"}\n', encoding="utf-8")
     for module, words in commands(text):
         if SHORT[module] is None:

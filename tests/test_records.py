@@ -153,7 +153,7 @@ BAD_FILES = [  # name, content, what the error says
     ("a.csv", "text,label\na,1\nb\n", "1 columns where the header has 2, .*line 3"),
     ("a.csv", "text,label\na, b,1\n", "3 columns where the header has 2, .*line 2"),
     ("a.tsv", "text\tlabel\na,1\n", "1 columns where the header has 2, .*line 2"),
-    ("a.csv", "text,text\na,b\n", "two columns of one name, .*line 1"),
+    ("a.csv", "text,text\na,b\n", "two columns with the same name, .*line 1"),
     ("a.csv", 'text\na\n"never closed\nb\nc\n', r"bad CSV \(unexpected end of data\), .*line 3"),
     ("a.csv", 'text\n"a"b\n', "bad CSV .*line 2"),
     ("a.jsonl", GZIP, "not UTF-8"),
@@ -170,7 +170,7 @@ BAD_FILES = [  # name, content, what the error says
         r"import pandas; pandas\.read_parquet\('a\.parquet'\)"
         r"\.to_json\('a\.jsonl', orient='records', lines=True\)",
     ),
-    ("a.doc", "hello", r"must end in \.jsonl, \.json, \.csv, \.tsv, \.txt \(or \.gz\)"),
+    ("a.doc", "hello", r"not a \.jsonl, \.json, \.csv, \.tsv, \.txt file \(or \.gz\)"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The saved state: a resumed run ends with the same bits, and a bad state is refused."""
 
+import io
 import signal
 
 import pytest
@@ -8,6 +9,7 @@ from toy_run import FP16, FP32, assert_same_bits, saved_state, send, toy_model, 
 
 from gptft.errors import CheckpointError, Interrupted
 from gptft.training.run_folder import Run
+from gptft.training.state import _write
 
 
 def crash(step):
@@ -25,7 +27,7 @@ def crash(step):
         (FP16, send(signal.SIGTERM, 20), Interrupted),
     ],
 )
-def test_resumed_run_ends_with_the_same_bits(tmp_path, device, stop, error):
+def test_resumed_run_ends_with_the_same_bits(tmp_path, device, stop, error, capsys):
     # With dropout and accumulation, stopped within an epoch or at its end. In fp16 the scaler skips
     # the first steps; a run that lost its scale would skip some again.
     def start(folder, seed=0, **more):
@@ -39,6 +41,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, device, stop, error):
     with pytest.raises(error):
         start("stopped", on_step=stop)
     start("stopped", seed=5, resume=True)
+    assert "resuming at step " in capsys.readouterr().out
     assert_same_bits(tmp_path / "straight", tmp_path / "stopped")
 
 
@@ -72,3 +75,21 @@ def test_state_of_another_version_or_model_is_refused(run, change):
     with pytest.raises(CheckpointError, match="of another model or version.* --overwrite"):
         resume(run)
     assert run.log_file.read_bytes() == log
+
+
+class SignalledFile(io.FileIO):
+    """A file whose second write meets Ctrl-C."""
+
+    n_writes = 0
+
+    def write(self, data):
+        self.n_writes += 1
+        if self.n_writes == 2:
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_ctrl_c_while_a_state_is_written(tmp_path):
+    """torch turns it into a RuntimeError, which would end in a traceback."""
+    with SignalledFile(tmp_path / "state", "wb") as file, pytest.raises(KeyboardInterrupt):
+        _write({"weights": torch.zeros(10**6)}, file)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gptft.data.classification import Review
 from gptft.data.instructions import Example
-from gptft.data.records import Record, field, ids_of, label_field, read_records, text_field
+from gptft.data.records import Record, field, ids_of, label_field, quoted, read_records, text_field
 from gptft.data.sources import SAMPLES, first_exchange, load_splits
 from gptft.errors import DataError
 
@@ -54,12 +54,13 @@ def load_reviews(source="sample", seed=0, columns=None):
         records["implied"] = read_records(SAMPLES / "reviews_implied.jsonl")
     else:
         classes = _class_names(Path(source), labels)
+    found.notes.append(f"classes: {quoted(classes)}")
     index = {label: i for i, label in enumerate(labels)}
     splits = {split: _reviews(rows, index) for split, rows in records.items()}
     pairs = {(review.text, review.label) for rows in splits.values() for review in rows}
     n_unclear = len(pairs) - len({text for text, _ in pairs})
     if n_unclear:
-        found.notes.append(f"{n_unclear:,} texts occur again with another label")
+        found.notes.append(f"{n_unclear:,} texts occur with more than one label")
     return ReviewSet(found.name, list(classes), splits, found.notes)
 
 

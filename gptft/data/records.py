@@ -60,7 +60,7 @@ def read_records(path, columns=None):
         )
     if suffix not in SUFFIXES:
         wanted = ", ".join(SUFFIXES)
-        raise DataError(f"the name of a data file must end in {wanted} (or .gz), {path}; rename it")
+        raise DataError(f"not a {wanted} file (or .gz), {path}; save it in one of these formats")
     text = read_text(path)
     if suffix in (".csv", ".tsv"):
         numbered = bool(columns) and columns.replace(",", "").isdigit()
@@ -70,7 +70,7 @@ def read_records(path, columns=None):
         rows = read(path, text)
     records = [Record(path, number, fields) for number, fields in rows]
     if not records:
-        raise DataError(f"no records, {path}; the file is empty")
+        raise DataError(f"no records, {path}; the file is empty, or has only a header")
     for record in records:
         if not isinstance(record.fields, dict):
             what = f"{json_type(record.fields)} instead of an object"
@@ -168,7 +168,7 @@ def _read_table(path, text, numbered):
         yield line, dict(zip(header, first))
     elif len(set(header)) < len(header):
         hint = "rename one, or add a header if this is data"
-        raise DataError(f"two columns of one name, {path}, line {line}; {hint}")
+        raise DataError(f"two columns with the same name, {path}, line {line}; {hint}")
     for line, row in rows:
         if len(row) != len(header):
             what = f"{len(row)} columns where the header has {len(header)}"
@@ -281,6 +281,7 @@ def ids_of(records):
             raise DataError(f"{what}, {record.place}; correct or remove it")
         if id in found:
             first = found[id].place
-            raise DataError(f"id {id!r} occurs twice, {record.place} and {first}; make ids unique")
+            hint = "make ids unique, or rename the field"
+            raise DataError(f"id {id!r} occurs twice, {record.place} and {first}; {hint}")
         found[id] = record
     return list(found)

@@ -44,8 +44,11 @@ def compare(a, b):
     """The RunFiles of two classifiers -> lines with the paired test on the test rows of both."""
     rows_a, rows_b = ({row["id"]: row for row in run.predictions} for run in (a, b))
     shared = rows_a.keys() & rows_b.keys()
-    # Other data may have the same ids by chance, but not the same labels.
-    if not shared or any(rows_a[id]["label"] != rows_b[id]["label"] for id in shared):
+    # Other data may have the same ids by chance, but not also the same labels and lengths.
+    texts_a, texts_b = (
+        [(rows[id]["label"], rows[id]["words"]) for id in shared] for rows in (rows_a, rows_b)
+    )
+    if not shared or texts_a != texts_b:
         return f"{a.folder} and {b.folder} have other test rows, and are not compared"
     right_a, right_b = (
         np.array([np.argmax(rows[id]["probabilities"]) == rows[id]["label"] for id in shared])

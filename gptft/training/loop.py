@@ -100,8 +100,9 @@ class Trainer:
         self.parallel = torch.compile(model) if device.compile else model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
-            if distributed.rank():  # each process draws dropout masks of its own
-                torch.manual_seed(options.seed + (distributed.rank() << 32))  # no --seed is so large
+            if distributed.rank():
+                # Each process draws its own dropout masks. No --seed reaches 2**32.
+                torch.manual_seed(options.seed + (distributed.rank() << 32))
         if options.resume:
             state.load(self)
         self.progress = Progress(batches.n_steps, self.position.step, device.name)

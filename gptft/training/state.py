@@ -52,7 +52,8 @@ def _write(state, file):
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch hides the error of the disk
+        # torch hides the error of the disk, and Ctrl-C.
+        if isinstance(error.__context__, OSError | KeyboardInterrupt):
             raise error.__context__ from error
         raise
 
@@ -93,6 +94,7 @@ def load(trainer):
         )
     if distributed.is_main():
         trainer.run.cut_log(log_size)
+        print(f"resuming at step {trainer.position.step:,}")
     distributed.barrier()
 
 
