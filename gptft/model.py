@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Linear is an nn.Linear and linear is F.linear, faster for a single vector on a CPU. The plain form
 # of attention comes next, that of linear_cross_entropy is a comment in GPT2.forward.
-from gptft.speed import Linear, attention, linear, linear_cross_entropy
+from gptft.speed import Linear, attention, cache_dtype, linear, linear_cross_entropy
 
 
 def plain_attention(q, k, v):
@@ -213,19 +213,15 @@ class KVCache:
 
     def __init__(self, model, padding, n_slots):
         weight, config = model.wte.weight, model.config
-        dtype = weight.dtype
-        if weight.device.type == "cpu" and dtype == torch.bfloat16:
-            # A single query attends to float32 keys two to four times as fast. `attention` converts
-            # the query to match, and the result back.
-            dtype = torch.float32
+        D = config.n_embd // config.n_head
         self.kv = torch.zeros(
             config.n_layer,
             2,  # keys, values
             len(padding),
             config.n_head,
             n_slots,
-            config.n_embd // config.n_head,
-            dtype=dtype,
+            D,
+            dtype=cache_dtype(weight),
             device=weight.device,
         )
         self.padding = padding

@@ -37,7 +37,7 @@ def attention(q, k, v, mask=None, dropout=0.0):
     if trains_on_cpu and q.dtype == torch.bfloat16 and mask is None and T <= 512:
         return _attention_by_products(q, k, v, dropout)
     y = F.scaled_dot_product_attention(
-        q.to(k.dtype),  # a cache may be wider than the model
+        q.to(k.dtype),  # see cache_dtype
         k,
         v,
         attn_mask=mask,
@@ -60,6 +60,17 @@ def _attention_by_products(q, k, v, dropout):
     weights = torch.softmax(scores, dim=-1)
     weights = F.dropout(weights, dropout)
     return (weights @ v).view(B, H, T, D)
+
+
+def cache_dtype(weight):
+    """The dtype of a key-value cache for a model with such weights, in most cases their own.
+
+    On a CPU without AMX, a single query attends to float32 keys two to four times as fast as to
+    bf16 ones. `attention` converts the query to match, and its result back.
+    """
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not HAS_AMX:
+        return torch.float32
+    return weight.dtype
 
 
 # ---------------------------------------------------------------- one vector times a matrix

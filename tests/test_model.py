@@ -217,8 +217,10 @@ def test_every_query_sees_a_slot(model):
         assert mask.any(dim=-1).all()
 
 
+@pytest.mark.parametrize("has_amx", [False, True])
 @torch.no_grad()
-def test_bfloat16_weights_lose_no_more_with_a_cache(model):
+def test_bfloat16_weights_lose_no_more_with_a_cache(model, has_amx, monkeypatch):
+    monkeypatch.setattr("gptft.speed.HAS_AMX", has_amx)
     token_ids = torch.randint(0, 97, (1, T))
     exact = model.hidden_states(token_ids)
     halved = copy.deepcopy(model).to(torch.bfloat16)
