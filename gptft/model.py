@@ -25,7 +25,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 # Linear is an nn.Linear and linear is F.linear, faster for a single vector on a CPU. The plain form
-# of attention comes next, that of linear_cross_entropy is a comment in GPT2.forward.
+# of attention comes next, that of linear_cross_entropy is a comment in GPT2.forward. cache_dtype is
+# the dtype of the weights, or a faster one.
 from gptft.speed import Linear, attention, cache_dtype, linear, linear_cross_entropy
 
 
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, cache=None, mask=None):
-        """(B, T, C) -> (B, T, C). cache: KVCache; mask: as its `advance` returns it."""
+        """(B, T, C) -> (B, T, C), causal. cache: KVCache, and mask, what its `advance` returned."""
         B, T, C = x.shape
         H = self.n_head
         qkv = self.c_attn(x).view(B, T, 3, H, C // H)
@@ -69,8 +70,8 @@ class Attention(nn.Module):
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
         # plain_attention(q, k, v), in the form that is fastest on the device, with dropout of the
-        # attention weights. A mask replaces the causal one: with a cache, there are more keys than
-        # queries.
+        # attention weights. With a cache there are more keys than queries, and padding on the left;
+        # then the mask says what is earlier and real.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -203,7 +204,8 @@ class KVCache:
 
     With them, the next token costs one position of work. Prompts of unequal length are padded on
     the left: all rows then write to the same slot at every step, and a mask hides the padding. Use
-    a cache with `GPT2.hidden_states`, in evaluation mode and without gradients.
+    a cache with `GPT2.hidden_states`, in evaluation mode and without gradients: it calls `advance`
+    once, and every layer calls `append`.
 
     Args:
         model: the GPT2 that it is for.
@@ -248,7 +250,7 @@ class KVCache:
         positions = new_slots - self.padding[:, None]  # (B, T), below 0 for padding
         is_past = slots <= new_slots[:, None]  # (T, S)
         is_itself = slots == new_slots[:, None]  # (T, S)
-        is_real = slots >= self.padding[:, None, None, None]  # (B, 1, 1, S)
+        is_real = slots >= self.padding[:, None, None, None]  # (B, 1, 1, S), the same for all heads
         mask = (is_past & is_real) | is_itself  # (B, 1, T, S)
         return positions.clamp(min=0), mask
 

@@ -62,14 +62,15 @@ class Options(FinetuneOptions):
 @command  # passes the words of the command line, and turns errors into one line
 def main(argv):
     prog = "scripts/finetune_imdb.py"
-    # In `given`, a flag that was not given is None. DEFAULTS fills these in for the kind of model.
+    # In `given`, the flags of DEFAULTS are None unless typed. `complete` fills in the row that fits
+    # the model.
     given = parse_options(Options, argv, prog, __doc__, describe_defaults(DEFAULTS))
     options = given.complete(DEFAULTS)
     distributed.setup(options.device)
 
     # ---------------------------------------------------------------- data
-    # reviews.classes are names, reviews.splits are lists of texts with labels: train, val and test,
-    # and of the bundled reviews also implied.
+    # reviews.classes is a list of names, reviews.splits a dict of lists of labelled texts: train,
+    # val and test, and for the bundled reviews also implied.
     reviews = load_reviews(options.data, options.seed, options.columns)
     tokenizer = Tokenizer()
 
@@ -78,8 +79,8 @@ def main(argv):
     model, description = initial_classifier(options, reviews.classes)
     # With --train lora or head, all other weights are frozen.
     set_trainable(model, options)
-    # A length that is not in `given` is lowered to what the model can read. Therefore the texts are
-    # encoded only now.
+    # The default --max-length is lowered to what the model can read, so the texts are encoded only
+    # now.
     options = limit_length(options, given, model.config.n_positions)
     datasets = {
         split: IMDbDataset(rows, tokenizer, options.max_length, options.truncate)
@@ -95,7 +96,7 @@ def main(argv):
     # Moves the model to the device, makes the run folder and prints the first lines.
     notes = [f"model: {description}"]
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
-    batch_size = distributed.rows_per_process(options)  # evaluation takes as many rows as a step
+    batch_size = distributed.rows_per_process(options)  # rows of a forward pass, in evaluation, too
 
     # `log_probabilities` divides the rows among the processes, and gathers the results.
     def val_metrics(model):

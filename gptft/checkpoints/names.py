@@ -18,6 +18,8 @@ A classifier has one more tensor, score.weight [K, C], with the same name and la
 
 Letters: C = n_embd, V = vocab_size, P = n_positions, K = number of classes.
 Source: OpenAI's gpt-2 `model.py`; transformers' `modeling_gpt2.py`.
+
+The evening's path ends here.
 """
 
 import re
@@ -76,7 +78,7 @@ def from_openai(variables, config, source):
         tensors[name] = torch.from_numpy(array)
         if name.endswith(TRANSPOSED):
             tensors[name] = tensors[name].squeeze(0)  # [1, in, out] -> [in, out]
-    return from_huggingface(tensors, config, source)  # transposes
+    return from_huggingface(tensors, config, source)  # which transposes
 
 
 def from_huggingface(tensors, config, source, is_classifier=False):
@@ -91,7 +93,9 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     found = {}
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix("transformer.")
-        if re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):  # a causal mask
+        if re.fullmatch(
+            r"h\.\d+\.attn\.(masked_)?bias", name
+        ):  # a causal mask, in spite of its name
             continue
         is_matrix = name.endswith(TRANSPOSED) and tensor.dim() == 2  # a damaged file may differ
         found[name] = tensor.T if is_matrix else tensor

@@ -1,7 +1,7 @@
 """Examples to batches: rows of similar length together, padded on the right.
 
 A review of 50 tokens padded to 500 is nine tenths wasted work. So rows are sorted by length within
-pools of some batches, and the batches of a pool are then shuffled. Each epoch is a permutation
+pools of some batches, and then all batches of the epoch are shuffled. Each epoch is a permutation
 fixed by (seed, epoch): every row occurs once, and the number of the step says where a run is, so a
 resumed run gets exactly the batch it would have had. The largest batch is moved to the front of the
 first epoch, so that a run that needs too much memory fails at its start.
@@ -155,7 +155,8 @@ class TrainBatches:
         rows = self.rows(epoch, i)
         own = rows[distributed.rank() :: distributed.world_size()]
         if not len(own):
-            # The process must join the all-reduce; its loss without targets has the gradient 0.
+            # The processes wait for each other to add up their gradients. Without targets, this one
+            # adds 0.
             batch = self.collate(self.dataset, rows[:1])
             nothing = torch.full_like(batch.targets, IGNORED)
             return [batch._replace(targets=nothing, n=0, n_tokens=0)]

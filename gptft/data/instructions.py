@@ -80,7 +80,8 @@ TEMPLATES = {
         "### User\n{instruction}\n\n### Assistant\n",
         markers=("### User", "### Assistant"),
     ),
-    # Here, too, a response ends with end-of-text, so that one id stops every model.
+    # <|end|> ends the instruction. The response ends with end-of-text, as in the others, so that
+    # one id stops every model.
     "special": Template(
         "{instruction}\n\n{input}",
         "{instruction}",

@@ -55,7 +55,7 @@ class Tokenizer:
         self.eot = VOCAB_SIZE - 1
         names = ["<|endoftext|>", *special_tokens]
         self.special = {name: self.eot + i for i, name in enumerate(names)}
-        alphabet = byte_alphabet()
+        alphabet = byte_alphabet()  # vocab.bpe spells each byte as a printable character
         self._ranks = {}
         for token, id in read_vocabulary().items():
             content = bytes(alphabet[character] for character in token)
@@ -66,7 +66,7 @@ class Tokenizer:
 
     def encode(self, text):
         """str -> list[int], each id below 50256."""
-        if len(text) >= LONG_TEXT:  # perhaps with more blanks than tiktoken can take
+        if len(text) >= LONG_TEXT:  # the same ids, but long runs of blanks break tiktoken
             return encode_long(text, self._encoding, self._ranks)
         return self._encoding.encode_ordinary(text)
 

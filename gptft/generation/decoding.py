@@ -70,7 +70,7 @@ def generate(
     return new_ids
 
 
-@torch.inference_mode()  # torch leaves it at each yield, and enters it again
+@torch.inference_mode()  # not in force between two yields: torch takes care of that
 def decode(model, prompts, max_new_tokens, sampling, eos_id=None, seed=None, batch_size=None):
     """Continue prompts: yields (i, id) for each new id of prompt i, as soon as it is chosen.
 
@@ -124,9 +124,11 @@ def _decode_batch(model, prompts, numbers, sampler, max_new_tokens, n_ids, eos_i
     cache = KVCache(model, torch.tensor(n_padding, device=device), T + max_new_tokens)
     hidden = model.hidden_states(token_ids, cache)  # (B, T, C)
     logits = model.logits(hidden[:, -1])  # (B, V)
-    # On a GPU the kernels of a step are recorded once, with fixed shapes, and then replayed: a CUDA
-    # graph. There, each step attends to all slots of the cache, and a mask hides the empty ones.
-    next_logits = recorded_step(model, cache) if device.type == "cuda" else plain_step(model, cache)
+    # On a GPU the kernels of a step are recorded once and then replayed (a CUDA graph). Shapes must
+    # be fixed for this, so cuda_graph.py wraps the cache in one that always returns all slots, and
+    # a mask that hides the empty ones. The logits are those of `plain_step`.
+    is_recorded = device.type == "cuda"
+    next_logits = recorded_step(model, cache) if is_recorded else plain_step(model, cache)
     ended = [False] * len(numbers)
 
     for n in range(1, max_new_tokens + 1):
@@ -141,9 +143,9 @@ def _decode_batch(model, prompts, numbers, sampler, max_new_tokens, n_ids, eos_i
         if all(ended) or n == max_new_tokens:
             return
 
-        # 4) Rows that have ended leave the batch, so that the others get faster. On a GPU they
-        #    stay, because a recorded step has a fixed shape.
-        if any(ended) and device.type == "cpu":
+        # 4) Rows that have ended leave the batch, so that the others get faster. They stay if the
+        #    step is recorded, because its shape is fixed.
+        if any(ended) and not is_recorded:
             going_on = [k for k in range(len(ended)) if not ended[k]]
             numbers = [numbers[k] for k in going_on]
             ended = [False] * len(numbers)

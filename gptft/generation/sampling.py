@@ -4,7 +4,7 @@ The order is that of transformers: repetition penalty, temperature, top-k, top-p
 what is left. The draw looks up a uniform number in the cumulative distribution. All numbers of a
 row are drawn before generation starts, from a generator of its own, so the text of a row does not
 depend on the other rows of its batch. (Matrix products of another batch size are rounded
-differently. In float32 that is too little to change a text in practice, in bf16 it is not.)
+differently. In float32 that is too little to change a text in practice; in bf16 it can change it.)
 
 Shapes: B rows, V ids.
 Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Keskar et al. 2019, section 4.1
@@ -123,9 +123,8 @@ def draw(logits, uniforms, sampling):
         # Drop an id if the more likely ones reach p without it.
         probs = probs * (probs.cumsum(dim=-1) - probs < top_p)
     # Where does the uniform number fall in the cumulative distribution? The first id whose sum is
-    # above the target is chosen. An id of probability 0 is never the first, because its sum is that
-    # of the id before it. The last sum is always above the target, because a float32 uniform is at
-    # most 1 - 2**-24, and a product with that is rounded down.
+    # above the target is chosen: never one of probability 0, which adds nothing to the sum. There
+    # is always one, because even the largest uniform, 1 - 2**-24, makes the last sum smaller.
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True)

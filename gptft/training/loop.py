@@ -62,8 +62,8 @@ def fit(model, batches, val_metrics, options, device, run, write_page=None):
                         write_page(run.folder)
             if trainer.is_due(trainer.save_every) or stop:
                 report_steps(trainer)
-                # Here all processes wait for each other. So when `fit` ends, the main one has
-                # written the best weights, and all can read them.
+                # Here all processes wait for each other, the last time at the end of the run. So
+                # when `fit` returns, the best weights are written, and all can read them.
                 state.save(trainer)
             if stop:
                 raise Interrupted(f"stopped at step {position.step}; go on with --resume", stop)
@@ -88,20 +88,21 @@ class Trainer:
         self.position = state.Position()
         self.eval_every = options.eval_every or batches.steps_per_epoch
         self.save_every = options.save_every or self.eval_every
-        # Steps whose losses are still on the device, because reading one waits for the GPU. Now and
-        # then `report_steps` reads them, adds up the shares of all processes, and stops the run if
-        # one is not finite.
+        # Steps whose losses are still on the device: Python runs ahead of the GPU, and reading one
+        # would wait for it. Now and then `report_steps` reads them, adds up the shares of all
+        # processes, and stops the run if one is not finite.
         self.unread = []
         if device.name == "cpu":
             keep_freed_memory()  # for the tensors of the next step, which is faster
         self.optimizer = build_optimizer(model, options)
-        self.scaler = device.scaler()  # of the loss; it changes nothing except in fp16
+        # In fp16, small gradients would become 0, so the loss is scaled up. Else it is not.
+        self.scaler = device.scaler()
         # The model as training calls it, compiled or wrapped, with the same weights.
         self.parallel = torch.compile(model) if device.compile else model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
             if distributed.rank():
-                # Each process draws its own dropout masks. No --seed reaches 2**32.
+                # Each process draws its own dropout masks; the first keeps --seed, below 2**32.
                 torch.manual_seed(options.seed + (distributed.rank() << 32))
         if options.resume:
             state.load(self)
@@ -123,8 +124,8 @@ class Trainer:
         loss = torch.zeros((), device=self.device.name)
         for k, batch in enumerate(micro_batches):
             batch = batch.to(self.device.name)
-            # Several processes exchange gradients once a step, in its last backward pass. This is
-            # an attribute of DDP; another module ignores it.
+            # Several processes exchange gradients once a step, in its last backward pass. DDP's
+            # no_sync() sets the same attribute; other modules ignore it.
             self.parallel.require_backward_grad_sync = k == len(micro_batches) - 1
             with self.device.autocast():
                 part = self.parallel(*batch.inputs, targets=batch.targets) / max(n, 1)
@@ -162,7 +163,7 @@ class Trainer:
         """Evaluate on val, and keep the weights if they are the best so far."""
         report_steps(self)
         began = time.perf_counter()
-        with evaluating(self.model, self.device):
+        with evaluating(self.model, self.device):  # no dropout, no gradients, autocast
             metrics = self.val_metrics(self.model)
         position = self.position
         if not math.isfinite(metrics["loss"]):

@@ -1,9 +1,8 @@
 """AdamW with weight decay on matrices only, and the learning rate of each step.
 
 Weight decay pulls weights towards zero. That regularises a matrix, and an embedding is one. Biases
-and LayerNorm gains are offsets and scales: shrinking them makes no function simpler, and they are
-left alone. The learning rate rises linearly while AdamW's averages are still poor, and then falls,
-linearly or along a cosine.
+and LayerNorm gains are few numbers that hardly overfit, and are left alone. The learning rate rises
+linearly while AdamW's averages are still poor, and then falls, linearly or along a cosine.
 
 Source: Loshchilov & Hutter 2019 (AdamW, cosine schedule); the grouping follows nanoGPT.
 
