@@ -47,8 +47,8 @@ class Options:
     interactive: bool = option(False, "answer each line of standard input")
     file: str = option(
         None,
-        "a data file with a field prompt, continued as it is, or instruction and input, which go "
-        "into the template; prints its records as JSONL, with the text in the field response",
+        "a data file with a field prompt, continued as it is, or instruction (perhaps also input), "
+        "put into the template; prints its records as JSONL, with the text in the field response",
     )
     out: str = option(None, "where the result of --file goes (default: standard output)")
     max_new_tokens: int = option(200, "longest text in tokens", 1)

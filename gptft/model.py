@@ -7,7 +7,7 @@ embedding of the tokens is also the matrix that turns the last vectors into logi
 
 The parts come in reading order: Attention, MLP, Block, GPT2, and at the end the key-value cache
 that makes generation fast. Rows of a training batch are padded on the right and need no mask:
-attention is causal, so a real token never sees the padding behind it.
+attention is causal, so a real token never sees the padding after it.
 
 Shapes: B rows, T positions, C = n_embd, V = vocab_size, H = n_head, D = C / H, S = keys of a
 query: T, or all tokens in a cache.
@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 # Linear is an nn.Linear and linear is F.linear, faster for a single vector on a CPU. The plain form
-# of attention comes next, that of linear_cross_entropy is a comment in GPT2.forward. cache_dtype is
+# of attention comes next; that of linear_cross_entropy is a comment in GPT2.forward. cache_dtype is
 # the dtype of the weights, or a faster one.
 from gptft.speed import Linear, attention, cache_dtype, linear, linear_cross_entropy
 
@@ -70,8 +70,8 @@ class Attention(nn.Module):
         # Unlike a module, a function does not know whether the model is in training mode.
         dropout = self.dropout if self.training else 0.0
         # plain_attention(q, k, v), in the form that is fastest on the device, with dropout of the
-        # attention weights. With a cache there are more keys than queries, and padding on the left;
-        # then the mask says what is earlier and real.
+        # attention weights. With a cache, a mask replaces the causal one: it hides padding, too,
+        # and there may be more keys than queries.
         y = attention(q, k, v, mask, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
@@ -232,7 +232,7 @@ class KVCache:
     def advance(self, T):
         """Take T more slots -> the positions of the new tokens, and the mask of their attention.
 
-        Positions are (B, T) int64 and start at 0 behind the padding. The mask is (B, 1, T, S) bool,
+        Positions are (B, T) int64 and start at 0 after the padding. The mask is (B, 1, T, S) bool,
         True where a query may look. With two padding tokens, the first four tokens see:
 
             slot 0    1 0 0 0    padding, itself only: a softmax over nothing would be NaN
@@ -256,7 +256,7 @@ class KVCache:
 
     def append(self, layer, k, v):
         """Store a layer's new keys and values, each (B, H, T, D) -> all of them, (B, H, S, D)."""
-        keys, values = self.kv[layer]  # views: what is stored in them is stored in the cache
+        keys, values = self.kv[layer]  # views: writing to them writes to the cache
         end = self.length  # `advance` has already counted the new ones
         start = end - k.shape[2]
         keys[:, :, start:end] = k

@@ -103,9 +103,8 @@ def main(argv):
             elif label not in (None, ""):
                 unknown.add(str(label))
     if unknown:
-        print_note(
-            f"labels that the model does not have are not counted: {quoted(sorted(unknown))}"
-        )
+        labels = quoted(sorted(unknown))
+        print_note(f"{len(unknown)} labels are not the model's, and are not counted: {labels}")
     if correct:
         low, high = wilson_interval(sum(correct), len(correct))
         accuracy = f"{np.mean(correct):.4f} (95 % interval {low:.4f}..{high:.4f})"

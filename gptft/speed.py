@@ -30,7 +30,8 @@ def attention(q, k, v, mask=None, dropout=0.0):
     """softmax(q k^T / sqrt(D)) v: queries (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T,
     D).
 
-    mask: bool, True where a query may look, broadcast to (B, H, T, S). None is causal attention.
+    mask: bool, True where a query may look, broadcast to (B, H, T, S). None is causal attention,
+    for which S = T.
     """
     T = q.shape[2]
     trains_on_cpu = q.device.type == "cpu" and q.requires_grad
@@ -63,7 +64,7 @@ def _attention_by_products(q, k, v, dropout):
 
 
 def cache_dtype(weight):
-    """The dtype of a key-value cache for a model with such weights, in most cases their own.
+    """The dtype of the key-value cache of a model: usually that of its weights.
 
     On a CPU without AMX, a single query attends to float32 keys two to four times as fast as to
     bf16 ones. `attention` converts the query to match, and its result back.

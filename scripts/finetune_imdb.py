@@ -59,11 +59,10 @@ class Options(FinetuneOptions):
     out: str = option("runs/imdb", "run folder")
 
 
-@command  # passes the words of the command line, and turns errors into one line
+@command  # passes the command-line arguments, and prints an error as one line
 def main(argv):
     prog = "scripts/finetune_imdb.py"
-    # In `given`, the flags of DEFAULTS are None unless typed. `complete` fills in the row that fits
-    # the model.
+    # The flags in DEFAULTS are None here unless given. `complete` fills them in for the model.
     given = parse_options(Options, argv, prog, __doc__, describe_defaults(DEFAULTS))
     options = given.complete(DEFAULTS)
     distributed.setup(options.device)
@@ -77,10 +76,9 @@ def main(argv):
     # ---------------------------------------------------------------- model
     # GPT-2 with one logit for each class: pretrained weights, or random ones if asked for.
     model, description = initial_classifier(options, reviews.classes)
-    # With --train lora or head, all other weights are frozen.
+    # --train lora and --train head freeze GPT-2's own weights.
     set_trainable(model, options)
-    # The default --max-length is lowered to what the model can read, so the texts are encoded only
-    # now.
+    # A default length is lowered to what the model can read, so texts are encoded only now.
     options = limit_length(options, given, model.config.n_positions)
     datasets = {
         split: IMDbDataset(rows, tokenizer, options.max_length, options.truncate)
@@ -93,10 +91,12 @@ def main(argv):
         print(REAL_RUN)
     # A resumed run must have the same texts: their checksums are saved with it.
     texts = [f"{row.label} {row.text}" for rows in reviews.splits.values() for row in rows]
-    # Moves the model to the device, makes the run folder and prints the first lines.
     notes = [f"model: {description}"]
+    # Moves the model to the device, opens the run folder and prints the first lines.
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
-    batch_size = distributed.rows_per_process(options)  # rows of a forward pass, in evaluation, too
+    batch_size = distributed.rows_per_process(
+        options
+    )  # evaluation takes as many rows at once as training
 
     # `log_probabilities` divides the rows among the processes, and gathers the results.
     def val_metrics(model):
@@ -106,7 +106,7 @@ def main(argv):
     position = fit(model, batches, val_metrics, options, device, run, write_page)
 
     # ---------------------------------------------------------------- evaluation
-    # `position` is where the run ended, and which step had the best weights.
+    # `position` says where the run ended and which step had the best weights.
     best = load_model(run.folder, device=device.name)
     results = facts("classification", description, reviews.name, device, position)
     results["classes"] = reviews.classes

@@ -224,7 +224,7 @@ CLASSIFICATION = [  # for two scripts
         ],
         {"a.jsonl": REVIEWS},
     ),
-    ("--overwrite --out b", "--out holds other files, b;", {"b/c": "x"}),
+    ("--overwrite --out b", "--out holds files that are not a run's, b;", {"b/c": "x"}),
     ("--data a.jsonl --out b/c", "b", {"a.jsonl": REVIEWS, "b": "x"}),
 ]
 
@@ -316,7 +316,7 @@ FINETUNE_IMDB = CLASSIFICATION + [
 ]
 
 USER, ASSISTANT = ({"role": role, "content": "a"} for role in ("user", "assistant"))
-NO_EXCHANGE = "no user's turn with an assistant's answer in messages, a.jsonl, line 1"
+NO_EXCHANGE = "no user turn answered by an assistant in messages, a.jsonl, line 1"
 FINETUNE_ALPACA = [
     ("--template chat", "chat"),
     ("--test-prompts -1", "--test-prompts must be at least 0, got -1"),

@@ -35,7 +35,7 @@ def test_the_bundled_sample():
     assert counts == {split: [n, n] for split, n in expected.items()}
     assert reviews.notes == [
         "text from 'text', label from 'label', id from 'id', split from 'split'",
-        "classes: 'neg', 'pos'",
+        "2 classes: 'neg', 'pos'",
     ]
     first = reviews.splits["train"][0]
     assert "Predictable from start to finish" in first.text and first.label == 0

@@ -90,7 +90,7 @@ def test_what_is_written(make):
     reviews = load_reviews(str(out))
     assert reviews.classes == ["neg", "pos"]
     fields = "text from 'text', label from 'label', id from 'id'"
-    assert reviews.notes == [fields, "classes: 'neg', 'pos'"]
+    assert reviews.notes == [fields, "2 classes: 'neg', 'pos'"]
     counts = {split: Counter(r.label for r in of) for split, of in reviews.splits.items()}
     assert counts == {"train": {0: 8, 1: 8}, "val": {0: 2, 1: 2}, "test": {0: 10, 1: 10}}
     unsup = (out / "unsup.jsonl").read_text(encoding="utf-8").splitlines()

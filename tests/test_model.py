@@ -225,6 +225,7 @@ def test_bfloat16_weights_lose_no_more_with_a_cache(model, has_amx, monkeypatch)
     exact = model.hidden_states(token_ids)
     halved = copy.deepcopy(model).to(torch.bfloat16)
     cache = KVCache(halved, torch.tensor([0]), T)
+    assert (cache.kv.dtype == torch.bfloat16) == has_amx
     steps = token_ids.split(1, dim=1)
     found = torch.cat([halved.hidden_states(ids, cache) for ids in steps], dim=1)
     whole = halved.hidden_states(token_ids)

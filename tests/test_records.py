@@ -170,7 +170,7 @@ BAD_FILES = [  # name, content, what the error says
         r"import pandas; pandas\.read_parquet\('a\.parquet'\)"
         r"\.to_json\('a\.jsonl', orient='records', lines=True\)",
     ),
-    ("a.doc", "hello", r"not a \.jsonl, \.json, \.csv, \.tsv, \.txt file \(or \.gz\)"),
+    ("a.doc", "hello", r"not one of \.jsonl, \.json, \.csv, \.tsv, \.txt \(or \.gz\)"),
 ]
 
 

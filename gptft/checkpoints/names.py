@@ -66,10 +66,10 @@ def openai_names(n_layer):
 def from_openai(variables, config, source):
     """Rename and transpose OpenAI's variables: dict of np.ndarray -> dict of tensors by our names.
 
-    openai.py reads the variables. Without the 1 of a convolution, matrices are as Hugging Face
-    stores them, and `from_huggingface`, which also takes names without "transformer.", does the
-    rest. The tensors view the arrays. Raises CheckpointError, naming `source` and listing the
-    tensors that are missing, unknown or of another shape.
+    openai.py reads the variables. Without their leading 1, matrices have Hugging Face's layout, so
+    `from_huggingface` does the rest; it also accepts names without "transformer.". The tensors view
+    the arrays. Raises CheckpointError, naming `source` and listing the tensors that are missing,
+    unknown or of another shape.
     """
     our_names = {openai: ours for ours, openai in openai_names(config.n_layer).items()}
     tensors = {}
@@ -119,9 +119,9 @@ def from_huggingface(tensors, config, source, is_classifier=False):
 
 
 def to_huggingface(weights):
-    """Rename and transpose the weights of a GPT2 -> dict of tensors by Hugging Face's names, views.
+    """Rename and transpose the weights of a GPT2 -> dict of views by Hugging Face's names.
 
-    Of a classifier, `weights` are those of its GPT2, without "transformer.", and score.weight.
+    For a classifier, `weights` are its GPT2's, without "transformer.", plus score.weight.
     """
     tensors = {}
     for name, weight in weights.items():

@@ -22,7 +22,7 @@ from gptft.config import IGNORED
 # Padded lengths. Each new shape of a batch costs a compiled model a compilation.
 BUCKETS = (*range(32, 512, 32), *range(512, 1025, 128))
 POOL = 32  # batches whose rows are sorted together
-EVAL_BATCH = 32  # rows of a batch in evaluation, unless the caller says
+EVAL_BATCH = 32  # rows of a batch in evaluation, unless the caller says otherwise
 PADDING = 0  # any id will do: no real token sees it (attention is causal), and no result is used
 
 
@@ -155,8 +155,8 @@ class TrainBatches:
         rows = self.rows(epoch, i)
         own = rows[distributed.rank() :: distributed.world_size()]
         if not len(own):
-            # The processes wait for each other to add up their gradients. Without targets, this one
-            # adds 0.
+            # The processes wait for each other to add up their gradients. Without targets, this
+            # one's is 0.
             batch = self.collate(self.dataset, rows[:1])
             nothing = torch.full_like(batch.targets, IGNORED)
             return [batch._replace(targets=nothing, n=0, n_tokens=0)]
@@ -170,7 +170,7 @@ class TrainBatches:
 def eval_batches(dataset, collate, batch_size=EVAL_BATCH, rows=None):
     """Yield batches of the given rows (default: all), each row once over all processes.
 
-    The longest rows come first, so that too little memory shows at once.
+    The longest rows come first, so that a lack of memory shows at once.
     """
     if rows is None:
         rows = np.arange(len(dataset))

@@ -1,8 +1,8 @@
 """Labelled texts: film reviews, or any other classes of text.
 
 `IMDbDataset` turns reviews into token ids and labels. A review longer than `max_length` is cut;
-where it is cut matters, because reviewers tend to give their verdict at the end. Reading the
-reviews from files is the work of examples.py.
+where it is cut matters, because reviewers tend to give their verdict at the end. examples.py reads
+reviews from files.
 
 Source: Maas et al. 2011 (the data); Sun et al. 2019, "How to Fine-Tune BERT for Text
 Classification?", section 5.3.1 (truncation: head and tail together did best on IMDb).
@@ -33,7 +33,7 @@ class IMDbDataset:
         tokenizer: Tokenizer.
         max_length: maximum number of tokens of a review, at least 1; None for no limit.
         truncate: what is kept of a longer review. "head": its first max_length tokens; "tail": its
-            last; "head+tail": its first max_length / 4 tokens and its last 3/4 max_length.
+            last; "head+tail": its first max_length // 4 tokens, and the rest from its end.
 
     Attributes:
         labels: (N,) int64. lengths: (N,) int64, tokens of each review after truncation.

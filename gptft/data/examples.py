@@ -54,7 +54,7 @@ def load_reviews(source="sample", seed=0, columns=None):
         records["implied"] = read_records(SAMPLES / "reviews_implied.jsonl")
     else:
         classes = _class_names(Path(source), labels)
-    found.notes.append(f"classes: {quoted(classes)}")
+    found.notes.append(f"{len(classes)} classes: {quoted(classes)}")
     index = {label: i for i, label in enumerate(labels)}
     splits = {split: _reviews(rows, index) for split, rows in records.items()}
     pairs = {(review.text, review.label) for rows in splits.values() for review in rows}
@@ -65,7 +65,7 @@ def load_reviews(source="sample", seed=0, columns=None):
 
 
 def _labels_of(records):
-    """The different labels of records, as strings: integers in order, or names by the alphabet."""
+    """The distinct labels, as strings: integers in order, or names in alphabetical order."""
     labels = sorted({label_field(record) for record in records})
     if len(labels) < 2:
         what = f"all training records have the label '{labels[0]}'"
@@ -126,7 +126,7 @@ def load_instructions(source="sample", seed=0):
     def prompt_of(record):
         return "\n".join(read_example(record)[1:3])
 
-    keys = [instruction_of, prompt_of]  # the second is used if the first leaves too few
+    keys = [instruction_of, prompt_of]  # the second if the first leaves too few to split
     found = load_splits(source, "instructions.jsonl", seed, keys, wanted=WANTED)
     splits, notes = {}, found.notes
     for split, records in found.splits.items():
@@ -149,7 +149,7 @@ def read_examples(records):
     """
     ids_of(records)  # raises for an id that occurs twice
     examples = [read_example(record) for record in records]
-    # A conversation may have a system's, a user's and an assistant's turn.
+    # Three turns may be those of system, user and assistant.
     n_long = sum(len(record.fields.get("messages", [])) > 3 for record in records)
     notes = [f"{n_long:,} conversations have further turns, which are ignored"] if n_long else []
     return examples, notes

@@ -3,9 +3,9 @@
 A language model learns to follow instructions by reading one in a fixed wording and predicting the
 response, up to the end-of-text token. Training, evaluation and generation use the same wording.
 
-Prompt and response are encoded apart and joined as ids. Encoded as one text, a merge could cross
-the border between them, and training would ask for other tokens than generation can produce after
-the prompt. Reading examples from files is the work of examples.py.
+Prompt and response are encoded separately and joined as ids. Encoded as one text, a merge could
+cross the border between them, and training would teach tokens that generation can't produce after
+the prompt. examples.py reads examples from files.
 
 Source: Taori et al. 2023, "Stanford Alpaca", `train.py` (wording, labels on the response only);
 Wang et al. 2022, "Self-Instruct" (instruction, input, output).
@@ -109,7 +109,7 @@ class Example(NamedTuple):
 
 
 class InstructionDataset:
-    """Examples as token ids: `dataset[i]` is (token_ids, labels), two int64 arrays of one length.
+    """Examples as token ids: `dataset[i]` is (token_ids, labels), two int64 arrays of equal length.
 
     token_ids are the prompt, the response and end-of-text. labels are the same ids where something
     is learned, and -100 elsewhere. They are aligned with token_ids (`language_model_batch` shifts
@@ -149,7 +149,7 @@ class InstructionDataset:
         for example, prompt, response in zip(examples, prompts, responses):
             n_prompt = len(before) + len(prompt) + len(after)
             token_ids = np.concatenate([before, prompt, after, response, [tokenizer.eot]])
-            token_ids = token_ids.astype(np.uint16)  # `before` may be [], to numpy a list of floats
+            token_ids = token_ids.astype(np.uint16)  # numpy makes an empty list float64
             limit = max_length or len(token_ids)
             if n_prompt < limit:
                 self.examples.append(example)

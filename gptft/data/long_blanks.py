@@ -1,8 +1,8 @@
-"""Long runs of blanks, on which tiktoken breaks off. Skip this file on a first reading.
+"""Long runs of blanks, on which tiktoken panics. Skip this file on a first reading.
 
 The regular expression of GPT-2 overflows the stack of tiktoken's matcher, a panic that Python code
 can't sensibly catch, on a run of about a million blanks. Such a run comes from a damaged file or an
-attacker. So it is cut out of its text and encoded by itself, to the same ids.
+attacker. So it is cut out of its text and encoded separately, to the same ids.
 """
 
 import re
@@ -11,7 +11,7 @@ import tiktoken
 
 LONG_TEXT = 100_000  # characters: a shorter text is safe
 BLANK = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # tiktoken's \s
-# The last blank before a word belongs to that word, and is left to it.
+# The last blank before a word is not part of the run: if it is a space, it belongs to the word.
 LONG_RUN = re.compile(rf"(?<!{BLANK}){BLANK}{{{LONG_TEXT},}}(?={BLANK}|$)")
 
 

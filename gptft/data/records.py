@@ -60,7 +60,7 @@ def read_records(path, columns=None):
         )
     if suffix not in SUFFIXES:
         wanted = ", ".join(SUFFIXES)
-        raise DataError(f"not a {wanted} file (or .gz), {path}; save it in one of these formats")
+        raise DataError(f"not one of {wanted} (or .gz), {path}; save it in one of these formats")
     text = read_text(path)
     if suffix in (".csv", ".tsv"):
         numbered = bool(columns) and columns.replace(",", "").isdigit()

@@ -167,7 +167,7 @@ def first_exchange(record):
             instruction = "\n\n".join([*system, question])
             fields = {"instruction": instruction, "input": "", "output": answer}
             return record._replace(fields=record.fields | fields)
-    what = "no user's turn with an assistant's answer in messages"
+    what = "no user turn answered by an assistant in messages"
     raise DataError(f"{what}, {record.place}; repair or remove the record")
 
 

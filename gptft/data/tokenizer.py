@@ -7,9 +7,9 @@ A regular expression cuts the text into words. The bytes of a word start as one 
                  merge 0     merge 2    merge 6
 
 The id of a token is its rank: 256 single bytes, then the merges in file order, then 50256 for
-`<|endoftext|>`. Merging needs these ranks and nothing else. Of all neighbours, the two are joined
-whose joint token has the lowest rank, until no two make a token. tiktoken does this, in Rust; this
-file hands it the ranks from the bundled merge list, so that nothing is downloaded.
+`<|endoftext|>`. Merging needs these ranks and nothing else: of all adjacent pairs, the one that
+makes the token of lowest rank is merged, until no pair makes a token. tiktoken does this, in Rust;
+this file hands it the ranks from the bundled merge list, so that nothing is downloaded.
 
 Not here: training a vocabulary (read minbpe for that).
 Source: Radford et al. 2019, section 2.2; OpenAI's gpt-2 `encoder.py` for the byte alphabet.
@@ -33,8 +33,8 @@ VOCAB_BPE = Path(__file__).parents[1] / "assets" / "vocab.bpe"
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 # Each alternative is one kind of word: the end of a contraction; letters, digits or other
-# characters, with the space before them if there is one; white space, whose last blank is left for
-# the word that follows: "a   b" is "a", two blanks, " b".
+# characters, with the space before them if there is one; white space, without its last blank if a
+# word follows: "a   b" is "a", two blanks, " b".
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -71,7 +71,7 @@ class Tokenizer:
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts):
-        """list[str] -> list of (n,) uint16 arrays, on all cores, as tiktoken frees the GIL."""
+        """list[str] -> list of (n,) uint16 arrays, on all cores: tiktoken releases the GIL."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             encoded = pool.map(self.encode, texts)
             return [np.array(ids, dtype=np.uint16) for ids in encoded]

@@ -70,7 +70,7 @@ def generate(
     return new_ids
 
 
-@torch.inference_mode()  # not in force between two yields: torch takes care of that
+@torch.inference_mode()  # torch suspends it at each yield
 def decode(model, prompts, max_new_tokens, sampling, eos_id=None, seed=None, batch_size=None):
     """Continue prompts: yields (i, id) for each new id of prompt i, as soon as it is chosen.
 
@@ -114,7 +114,7 @@ def check_room(prompt, max_new_tokens, n_positions, place=""):
 
 
 def _decode_batch(model, prompts, numbers, sampler, max_new_tokens, n_ids, eos_id):
-    """`decode` for one batch. `numbers` are those of its prompts."""
+    """`decode` for one batch. numbers: the index of each prompt in the caller's list."""
     # 1) Prefill: read all prompts at once, padded on the left so that they end at the same slot.
     device = model.wte.weight.device
     T = max(map(len, prompts))

@@ -3,8 +3,8 @@
 The order is that of transformers: repetition penalty, temperature, top-k, top-p, and a draw from
 what is left. The draw looks up a uniform number in the cumulative distribution. All numbers of a
 row are drawn before generation starts, from a generator of its own, so the text of a row does not
-depend on the other rows of its batch. (Matrix products of another batch size are rounded
-differently. In float32 that is too little to change a text in practice; in bf16 it can change it.)
+depend on the other rows of its batch. (Rounding in matrix products depends on the batch size. In
+float32 the difference is too small to change a text in practice; in bf16 it may change one.)
 
 Shapes: B rows, V ids.
 Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Keskar et al. 2019, section 4.1

@@ -3,7 +3,7 @@
 Prints the tables of each run and writes its page (report.html) again. Several runs are compared,
 too. Runs that differ only in their seed form one experiment, reported as a mean with its 95 % t
 interval. Any two classifiers are compared by a paired test (McNemar) on the test rows that both
-have predicted.
+have predicted, unless the labels or lengths of these rows differ.
 """
 
 import sys
@@ -41,7 +41,7 @@ def over_seeds(runs):
 
 
 def compare(a, b):
-    """The RunFiles of two classifiers -> lines with the paired test on the test rows of both."""
+    """Two classifiers' RunFiles -> the paired test on their common test rows, or why not."""
     rows_a, rows_b = ({row["id"]: row for row in run.predictions} for run in (a, b))
     shared = rows_a.keys() & rows_b.keys()
     # Other data may have the same ids by chance, but not also the same labels and lengths.
@@ -49,7 +49,7 @@ def compare(a, b):
         [(rows[id]["label"], rows[id]["words"]) for id in shared] for rows in (rows_a, rows_b)
     )
     if not shared or texts_a != texts_b:
-        return f"{a.folder} and {b.folder} have other test rows, and are not compared"
+        return f"{a.folder} and {b.folder} were tested on different rows and are not compared"
     right_a, right_b = (
         np.array([np.argmax(rows[id]["probabilities"]) == rows[id]["label"] for id in shared])
         for rows in (rows_a, rows_b)

@@ -2,7 +2,7 @@
 
 `fit` alternates three things until the last step: an optimizer step, now and then an evaluation on
 val that keeps the best weights, and now and then a saved state. `Trainer.train_step` is the whole
-of a step. Signals, the log and the progress line are in progress.py, the state's file is in
+of a step. Signals, the log and the progress line are in progress.py; the state's file is in
 state.py.
 
 A loss is a sum over targets. Whatever part of the batch it comes from, it is divided by one number:
@@ -93,16 +93,16 @@ class Trainer:
         # processes, and stops the run if one is not finite.
         self.unread = []
         if device.name == "cpu":
-            keep_freed_memory()  # for the tensors of the next step, which is faster
+            keep_freed_memory()  # faster: the next step's tensors reuse it
         self.optimizer = build_optimizer(model, options)
-        # In fp16, small gradients would become 0, so the loss is scaled up. Else it is not.
+        # Scales the loss up in fp16, where small gradients would become 0; otherwise does nothing.
         self.scaler = device.scaler()
         # The model as training calls it, compiled or wrapped, with the same weights.
         self.parallel = torch.compile(model) if device.compile else model
         if distributed.world_size() > 1:
             self.parallel = DistributedDataParallel(self.parallel)
             if distributed.rank():
-                # Each process draws its own dropout masks; the first keeps --seed, below 2**32.
+                # Each process draws its own dropout masks. As --seed is below 2**32, seeds differ.
                 torch.manual_seed(options.seed + (distributed.rank() << 32))
         if options.resume:
             state.load(self)
@@ -124,8 +124,8 @@ class Trainer:
         loss = torch.zeros((), device=self.device.name)
         for k, batch in enumerate(micro_batches):
             batch = batch.to(self.device.name)
-            # Several processes exchange gradients once a step, in its last backward pass. DDP's
-            # no_sync() sets the same attribute; other modules ignore it.
+            # Several processes exchange gradients once a step, in its last backward pass. DDP
+            # reads this attribute, which its no_sync() sets; other modules ignore it.
             self.parallel.require_backward_grad_sync = k == len(micro_batches) - 1
             with self.device.autocast():
                 part = self.parallel(*batch.inputs, targets=batch.targets) / max(n, 1)
@@ -156,7 +156,7 @@ class Trainer:
         return position.step == self.batches.n_steps or is_out_of_patience
 
     def is_due(self, every):
-        """Whether something is due that happens every so many steps, and at the end of the run."""
+        """Whether something is due that happens every `every` steps and at the end of the run."""
         return self.is_done() or self.position.step % every == 0
 
     def evaluate(self):

@@ -1,6 +1,6 @@
 """AdamW with weight decay on matrices only, and the learning rate of each step.
 
-Weight decay pulls weights towards zero. That regularises a matrix, and an embedding is one. Biases
+Weight decay pulls weights towards zero. That regularises matrices, embeddings included. Biases
 and LayerNorm gains are few numbers that hardly overfit, and are left alone. The learning rate rises
 linearly while AdamW's averages are still poor, and then falls, linearly or along a cosine.
 
@@ -37,9 +37,9 @@ def build_optimizer(model, options):
 def learning_rate(step, n_steps, options):
     """The learning rate of a step, 0 to n_steps - 1.
 
-    options.warmup is the share of warmup steps. The first of W such steps has 1/W of the peak rate;
-    the last of them and the step after it have the peak. Without warmup, 4 steps of a linear
-    schedule have 1, 3/4, 1/2 and 1/4 of the peak.
+    options.warmup is the fraction of steps that are warmup. The first of W warmup steps has 1/W of
+    the peak rate; the last of them and the step after it have the peak. Without warmup, 4 steps of
+    a linear schedule have 1, 3/4, 1/2 and 1/4 of the peak.
     """
     n_warmup = round(options.warmup * n_steps)
     if step < n_warmup:

@@ -134,7 +134,7 @@ def _check_folder(run, resume, overwrite):
         return
     names = {path.name for path in folder.iterdir()}
     if names - {LOCK} and "run.json" not in names:
-        raise UserError(f"--out holds other files, {folder}; choose another folder")
+        raise UserError(f"--out holds files that are not a run's, {folder}; choose another folder")
     has_results = RESULTS in names
     if (has_results or run.state_file.exists()) and not (resume or overwrite):
         found = "results" if has_results else "a resumable state"

@@ -52,7 +52,7 @@ def _write(state, file):
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        # torch hides the error of the disk, and Ctrl-C.
+        # torch hides disk errors and Ctrl-C behind a RuntimeError.
         if isinstance(error.__context__, OSError | KeyboardInterrupt):
             raise error.__context__ from error
         raise
