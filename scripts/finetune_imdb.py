@@ -94,9 +94,8 @@ def main(argv):
     notes = [f"model: {description}"]
     # Moves the model to the device, opens the run folder and prints the first lines.
     device, run = begin(prog, argv, options, model, batches, reviews, texts, notes)
-    batch_size = distributed.rows_per_process(
-        options
-    )  # evaluation takes as many rows at once as training
+    # Evaluation takes as many rows at once as training.
+    batch_size = distributed.rows_per_process(options)
 
     # `log_probabilities` divides the rows among the processes, and gathers the results.
     def val_metrics(model):

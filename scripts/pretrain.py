@@ -74,10 +74,7 @@ def main(argv):
     # ---------------------------------------------------------------- training
     if options.is_trial:
         print(REAL_RUN)
-    notes = [
-        f"{len(stream):,} tokens to train on",
-        f"model: {description}",
-    ]
+    notes = [f"{len(stream):,} tokens to train on", f"model: {description}"]
     texts = sum(documents.splits.values(), [])
     device, run = begin(prog, argv, options, model, batches, documents, texts, notes)
 

@@ -93,9 +93,8 @@ def from_huggingface(tensors, config, source, is_classifier=False):
     found = {}
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix("transformer.")
-        if re.fullmatch(
-            r"h\.\d+\.attn\.(masked_)?bias", name
-        ):  # a causal mask, in spite of its name
+        # In spite of the name, a causal mask.
+        if re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
             continue
         is_matrix = name.endswith(TRANSPOSED) and tensor.dim() == 2  # a damaged file may differ
         found[name] = tensor.T if is_matrix else tensor

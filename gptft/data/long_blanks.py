@@ -16,7 +16,7 @@ LONG_RUN = re.compile(rf"(?<!{BLANK}){BLANK}{{{LONG_TEXT},}}(?={BLANK}|$)")
 
 
 def encode_long(text, encoding, ranks):
-    """A text of any length -> list[int], the ids that encoding.encode_ordinary gives, or would.
+    """A text of any length -> list[int], the ids that encoding.encode_ordinary would give.
 
     ranks: dict, bytes -> id, those of the tiktoken.Encoding.
     """
